@@ -1,0 +1,86 @@
+//! A failed request: whose fault, and may another subscription be tried.
+
+use crate::conversation::LimitReport;
+
+/// Who has to change something before the same request can succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The client: its request is refused wherever it goes.
+    Client,
+    /// The subscription: another one may well serve it.
+    Subscription,
+    /// The provider or its connection: a later or another attempt may succeed.
+    Provider,
+    /// This machine: the CLI or its process.
+    Backend,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FailureKind {
+    /// The provider refused because a limit is spent, or throttles (then the report names no reset).
+    Limited(LimitReport),
+    /// The provider says it is overloaded, or failed inside (5xx, 529).
+    Unavailable {
+        /// The HTTP status, where there was one.
+        status: Option<u16>,
+    },
+    /// The subscription is not, or no longer, logged in.
+    Unauthenticated,
+    /// The subscription has no credit left.
+    Billing,
+    /// The provider does not know the model, or this subscription may not use it.
+    ModelNotFound,
+    /// The conversation is longer than the model's context.
+    PromptTooLong,
+    /// The request is larger than the provider takes.
+    TooLarge,
+    /// The provider refuses the request as it stands.
+    InvalidRequest,
+    /// The process could not be started.
+    Spawn,
+    /// The process ended before the answer was complete.
+    Crashed,
+    /// The process said something that is not its protocol.
+    Protocol,
+    /// Nothing came in time.
+    TimedOut {
+        /// Which timer fired: `first event`, `idle` or `total`.
+        timer: &'static str,
+    },
+}
+
+/// A failed request.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Failure {
+    /// The verdict.
+    pub kind: FailureKind,
+    /// For people: what the provider or the process said. Holds no secret.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure with its explanation.
+    pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self.kind {
+            FailureKind::ModelNotFound
+            | FailureKind::PromptTooLong
+            | FailureKind::TooLarge
+            | FailureKind::InvalidRequest => Fault::Client,
+            FailureKind::Limited(_) | FailureKind::Unauthenticated | FailureKind::Billing => Fault::Subscription,
+            FailureKind::Unavailable { .. } | FailureKind::TimedOut { .. } => Fault::Provider,
+            FailureKind::Spawn | FailureKind::Crashed | FailureKind::Protocol => Fault::Backend,
+        }
+    }
+
+    /// Whether the same request may be tried on another subscription (as long as the client has seen nothing).
+    pub fn may_retry_elsewhere(&self) -> bool {
+        self.fault() != Fault::Client && !matches!(self.kind, FailureKind::TimedOut { timer: "total" })
+    }
+}

@@ -1,0 +1,22 @@
+//! What executes a request, and how it can fail.
+//!
+//! A backend is bound to one subscription. [`Backend::run`] gives a stream of [`Event`]s; **dropping the stream
+//! cancels the work** and frees everything behind it, so a client that leaves needs no special path.
+
+pub mod claude_cli;
+mod failure;
+
+use futures_util::stream::BoxStream;
+
+pub use failure::{Failure, FailureKind, Fault};
+
+use crate::conversation::{Event, Request};
+
+/// The answer to a request as it arrives. Ends after its last event, or after the first failure.
+pub type EventStream = BoxStream<'static, Result<Event, Failure>>;
+
+/// Something that can execute requests for one subscription.
+pub trait Backend: Send + Sync {
+    /// Starts to execute `request`. Never blocks: whatever takes time happens as the stream is polled.
+    fn run(&self, request: &Request) -> EventStream;
+}

@@ -1,0 +1,3 @@
+//! The `auth-pool` program.
+
+fn main() {}

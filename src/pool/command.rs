@@ -1,0 +1,264 @@
+//! What the pool is asked, and what it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::conversation::{Family, LimitReport, Usage};
+use crate::units::{MicroUsd, Timestamp};
+
+use super::Decision;
+
+/// Names one lease; never used twice in a process's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct LeaseId(pub(super) u64);
+
+/// What ties a client's requests together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SessionKey {
+    /// An id the client sent (`session_id`, `X-Session-Id`, `prompt_cache_key`): sticky, and holds a client slot.
+    Explicit(Arc<str>),
+    /// Derived from client key, system prompt and first user turn: a preference that holds a slot only while a
+    /// request runs.
+    Fingerprint(u64),
+}
+
+/// A request for a subscription.
+#[derive(Clone, Debug)]
+pub struct Ask<'a> {
+    /// The conversation it belongs to.
+    pub session: SessionKey,
+    /// The family of the model asked for: limits can be scoped to it.
+    pub family: Family,
+    /// Reserved until the lease is finished.
+    pub estimated_cost: MicroUsd,
+    /// Input tokens, estimated; counted against capacity windows.
+    pub estimated_tokens: u64,
+    /// Subscriptions that this request has already tried.
+    pub exclude: &'a [Arc<str>],
+}
+
+/// The right to run one request on one subscription.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Must be given to [`super::Pool::finish`] exactly once.
+    pub lease: LeaseId,
+    /// The subscription's id.
+    pub subscription: Arc<str>,
+    /// Who was considered and why this one won.
+    pub decision: Arc<Decision>,
+    /// What else happened on the way, for example a rotation.
+    pub effects: Vec<Effect>,
+}
+
+/// Why nobody can serve a request now.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The cause that decides the client's error.
+    pub reason: RefusalReason,
+    /// The earliest instant at which the pool knows of a change for the better.
+    pub retry_at: Option<Timestamp>,
+    /// Who was considered and why none won.
+    pub decision: Arc<Decision>,
+}
+
+/// See [`Refusal`]. Listed from the most to the least informative for a client: when subscriptions are out for
+/// different causes, the first in this order that could end soonest without an operator is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalReason {
+    /// At least one subscription could serve but all its slots are taken.
+    Busy,
+    /// All that are otherwise able are limited by the provider.
+    ProviderLimited,
+    /// All that are otherwise able have spent their weekly budget.
+    BudgetSpent,
+    /// Every subscription is disabled, unauthenticated, or cut off by its breaker; or there is none.
+    NoneHealthy,
+}
+
+/// How a lease ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The answer was complete.
+    Completed,
+    /// The client left, or the pool's own side stopped the work; says nothing about the subscription.
+    Abandoned,
+    /// The request itself was at fault; says nothing bad about the subscription.
+    ClientError,
+    /// The provider limited it: with a window until its reset, or (no `resets_at`) a passing throttle.
+    Limited(LimitReport),
+    /// The provider failed or was overloaded.
+    Unavailable,
+    /// The CLI on this machine failed.
+    BackendFailed,
+    /// The subscription is not logged in, or has no credit; `detail` is shown to the operator.
+    Unauthenticated {
+        /// What the provider said.
+        detail: String,
+    },
+}
+
+/// What a lease used up; zero when nothing reached the provider.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    /// Tokens.
+    pub usage: Usage,
+    /// Cost as the CLI reckons it, or from the price list where the CLI could not say.
+    pub cost: MicroUsd,
+}
+
+/// Something the pool did that the outside may want to log, count or send.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Effect {
+    /// A session moved to another subscription because its own can no longer serve it.
+    Rotation {
+        /// The session, as shown in `/debug/auth-pool`.
+        session: String,
+        /// Where it was.
+        from: Arc<str>,
+        /// Where it is.
+        to: Arc<str>,
+        /// Why.
+        cause: String,
+    },
+    /// A rebalancing cycle moved an idle session.
+    Moved {
+        /// The session.
+        session: String,
+        /// Where it was.
+        from: Arc<str>,
+        /// Where it is.
+        to: Arc<str>,
+    },
+    /// A subscription may not be used until the provider's reset.
+    LimitReached {
+        /// The subscription.
+        subscription: Arc<str>,
+        /// What the provider said.
+        cause: String,
+        /// When it returns.
+        until: Timestamp,
+    },
+    /// A subscription cannot log in.
+    AuthFailed {
+        /// The subscription.
+        subscription: Arc<str>,
+        /// What the provider said.
+        cause: String,
+    },
+    /// A subscription can be used again.
+    Recovered {
+        /// The subscription.
+        subscription: Arc<str>,
+        /// What had kept it out.
+        cause: String,
+    },
+    /// A subscription's status changed by its own budget.
+    StatusChanged {
+        /// The subscription.
+        subscription: Arc<str>,
+        /// The old status.
+        from: Status,
+        /// The new status.
+        to: Status,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// The state of a subscription as the operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Below 80 % of its weekly budget.
+    Available,
+    /// From 80 % on.
+    Approaching,
+    /// From 95 % on.
+    Limited,
+    /// Waiting for a provider limit or throttle to pass.
+    Cooldown,
+    /// Not logged in, or without credit.
+    Unauthenticated,
+    /// Switched off by its owner.
+    Disabled,
+}
+
+/// The pool's rules, checked by whoever builds them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The members, in the order of the configuration.
+    pub subscriptions: Vec<SubscriptionSettings>,
+    /// Sessions a subscription takes unless it says otherwise.
+    pub max_clients: u32,
+    /// Share of the weekly budget from which on no new session is given to a subscription (0.85).
+    pub weekly_budget_threshold: f64,
+    /// The rebalancer's rules.
+    pub rebalancing: RebalanceSettings,
+    /// The breaker's rules.
+    pub breaker: BreakerSettings,
+    /// A session without a request for this long is idle (5 min).
+    pub session_idle_after: Duration,
+    /// A session without a request for this long is released (60 min).
+    pub session_stale_after: Duration,
+}
+
+/// One member's rules.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubscriptionSettings {
+    /// Unique name.
+    pub id: Arc<str>,
+    /// The owner's address, shown to the operator.
+    pub email: Option<Arc<str>>,
+    /// `claude-pro`, `claude-max` or `api`, shown to the operator.
+    pub kind: Arc<str>,
+    /// What may be spent in seven days.
+    pub weekly_budget: MicroUsd,
+    /// Sessions at the same time, where it differs from the pool's.
+    pub max_clients: Option<u32>,
+    /// Requests at the same time.
+    pub max_concurrent: u32,
+    /// Whether it takes part.
+    pub enabled: bool,
+    /// How much of the owner's reserve the pool may use.
+    pub priority: Priority,
+}
+
+/// See [`SubscriptionSettings::priority`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// New sessions stop 0.15 before the threshold.
+    Low,
+    /// New sessions stop at the threshold.
+    #[default]
+    Normal,
+    /// New sessions go on to 0.95.
+    High,
+}
+
+/// See [`Settings::rebalancing`].
+#[derive(Clone, Copy, Debug)]
+pub struct RebalanceSettings {
+    /// Whether idle sessions are moved at all.
+    pub enabled: bool,
+    /// The least difference of block cost between the dearest and the cheapest subscription ($5).
+    pub cost_gap: MicroUsd,
+    /// The most sessions one cycle moves (3).
+    pub max_moves: u32,
+}
+
+/// See [`Settings::breaker`].
+#[derive(Clone, Copy, Debug)]
+pub struct BreakerSettings {
+    /// Consecutive failures that open it (5).
+    pub failure_threshold: u32,
+    /// Successes that close it again (2).
+    pub success_threshold: u32,
+    /// How long it stays open before one request may probe (300 s).
+    pub reset_after: Duration,
+}

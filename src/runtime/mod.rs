@@ -1,0 +1,6 @@
+//! The machine's side of running: its clock and its tasks.
+//!
+//! One home each for what everybody else must not touch: the wall clock ([`clock`]) and `tokio::spawn` ([`tasks`]).
+
+pub mod clock;
+pub mod tasks;
