@@ -12,6 +12,7 @@ mod classify;
 mod input;
 mod launch;
 mod output;
+mod probe;
 mod process;
 mod spares;
 mod turn;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use launch::Profile;
+pub use probe::CliFacts;
 pub use spares::{ProcessCounts, SpareSettings};
 pub use turn::Timers;
 
@@ -96,6 +98,13 @@ impl ClaudeCliBackend {
     /// Asks for a process to be started ahead of the first request for `model`.
     pub fn prepare(&self, model: &Model) {
         self.spares.want(&self.launch(model));
+    }
+
+    /// Asks the CLI about itself; costs one short-lived process and no request to the provider.
+    pub async fn probe(&self) -> anyhow::Result<CliFacts> {
+        let Settings { command, cwd, own_env, .. } = &self.settings;
+        let launch = launch::launch(command, &self.profile, "sonnet", cwd, own_env);
+        probe::probe(&self.spares, &launch).await
     }
 
     fn launch(&self, model: &Model) -> Arc<Launch> {

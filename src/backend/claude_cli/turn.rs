@@ -285,15 +285,21 @@ impl Turn {
             StreamEvent::Delta { stop, usage } => {
                 usage.apply_to(&mut self.usage);
                 self.stop = stop.or(self.stop);
-                if self.stop == Some(StopReason::MaxTokens) {
-                    // Left alone, the CLI would now ask the provider to go on, up to three times, at the
-                    // subscription's cost. Only a kill is fast enough to prevent that.
+                if let Some(stop @ (StopReason::MaxTokens | StopReason::Refusal)) = self.stop {
+                    // Left alone, the CLI would now ask the provider again (to go on, up to three times; after a
+                    // refusal once), at the subscription's cost. Only a kill is fast enough to prevent that.
                     self.process = None;
-                    self.finished(StopReason::MaxTokens);
+                    self.finished(stop);
                     self.settle(None);
                 }
             }
-            StreamEvent::Stop => self.finished(self.stop.unwrap_or(StopReason::EndTurn)),
+            StreamEvent::Stop => {
+                // Some builds close a broken stream themselves, as if it were complete, but without a reason. Then the
+                // turn's result says what happened.
+                if let Some(stop) = self.stop {
+                    self.finished(stop);
+                }
+            }
             StreamEvent::Other => {}
         }
         Ok(())
@@ -304,12 +310,6 @@ impl Turn {
             Phase::Feeding if result.is_error => Err(classify(&self.evidence, result)),
             Phase::Feeding => self.write_chunk().await,
             Phase::Settling => {
-                self.settle(Some(result));
-                Ok(())
-            }
-            // The provider's last event can be missing when the turn ends well all the same.
-            _ if self.stop.is_some() && !result.is_error => {
-                self.finished(self.stop.unwrap_or(StopReason::EndTurn));
                 self.settle(Some(result));
                 Ok(())
             }

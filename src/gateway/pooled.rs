@@ -1,0 +1,192 @@
+//! The gateway in front of the pool: one request's life.
+//!
+//! lease -> run -> first content, or classify and retry elsewhere -> the client's stream -> finish.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt as _};
+use tracing::{info, warn};
+
+use super::attempt::Attempt;
+use super::lease::{Lease, SharedPool};
+use super::{Answer, Call, Gateway, GatewayError};
+use crate::backend::{Backend, Failure, FailureKind, Fault};
+use crate::conversation::{Block, Catalog, Event, Request, Usage};
+use crate::pool::{Ask, Refusal, SessionKey};
+use crate::runtime::clock;
+use crate::runtime::tasks::Tasks;
+
+/// Output tokens that a request is assumed to produce when it names no limit, for the reservation.
+const ASSUMED_OUTPUT_TOKENS: u64 = 500;
+
+/// The first pause before a failed request is tried again on a subscription that it has tried already.
+const BACK_OFF: Duration = Duration::from_millis(250);
+
+/// The backends by subscription id.
+pub type Backends = HashMap<Arc<str>, Arc<dyn Backend>>;
+
+/// Serves requests from the pool.
+#[derive(Clone)]
+pub struct PooledGateway(Arc<Shared>);
+
+struct Shared {
+    pool: SharedPool,
+    backends: ArcSwap<Backends>,
+    catalog: ArcSwap<Catalog>,
+    max_attempts: u32,
+    draining: AtomicBool,
+    tasks: Tasks,
+}
+
+impl PooledGateway {
+    /// A gateway over `pool`, whose subscriptions are served by `backends`.
+    pub fn new(pool: SharedPool, backends: Backends, catalog: Catalog, max_attempts: u32, tasks: Tasks) -> Self {
+        Self(Arc::new(Shared {
+            pool,
+            backends: ArcSwap::from_pointee(backends),
+            catalog: ArcSwap::from_pointee(catalog),
+            max_attempts: max_attempts.max(1),
+            draining: AtomicBool::new(false),
+            tasks,
+        }))
+    }
+
+    /// Refuses new requests from now on; running ones go on.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Self::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Tries subscriptions until one begins to answer.
+    async fn begin(&self, call: &Call) -> Result<Answer, GatewayError> {
+        let mut tried: Vec<Arc<str>> = Vec::new();
+        let mut last: Option<Failure> = None;
+        for attempt in 0..self.0.max_attempts {
+            let lease = match self.lease(call, &tried, last.as_ref(), attempt).await {
+                Ok(lease) => lease,
+                Err(refusal) => return Err(refused(refusal, last)),
+            };
+            let subscription = Arc::clone(&lease.subscription);
+            let decision = Arc::clone(&lease.decision);
+            info!(%subscription, attempt = attempt + 1, reason = decision.reason(), "allocated");
+            match self.run(&call.request, lease).await {
+                Ok(events) => return Ok(Answer { subscription, decision_reason: decision.reason().to_owned(), events }),
+                Err(failure) => {
+                    warn!(%subscription, kind = ?failure.kind, detail = %failure, "attempt failed");
+                    if !failure.may_retry_elsewhere() {
+                        return Err(GatewayError::Failed(failure));
+                    }
+                    tried.push(subscription);
+                    last = Some(failure);
+                }
+            }
+        }
+        Err(last.map_or(GatewayError::ShuttingDown, GatewayError::Failed))
+    }
+
+    /// A lease on a subscription that this request has not tried. When there is none, and the last failure was a
+    /// passing one, the tried ones get a second chance after a pause.
+    async fn lease(
+        &self,
+        call: &Call,
+        tried: &[Arc<str>],
+        last: Option<&Failure>,
+        attempt: u32,
+    ) -> Result<Lease, Refusal> {
+        let refusal = match self.0.pool.acquire(&ask(call, tried)) {
+            Ok(lease) => return Ok(lease),
+            Err(refusal) => refusal,
+        };
+        let passing = last.is_some_and(|failure| matches!(failure.fault(), Fault::Provider | Fault::Backend));
+        if !passing {
+            return Err(refusal);
+        }
+        tokio::time::sleep(BACK_OFF * 2_u32.pow(attempt.min(6))).await;
+        self.0.pool.acquire(&ask(call, &[]))
+    }
+
+    /// Runs the request under `lease` up to its first content.
+    async fn run(&self, request: &Request, lease: Lease) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
+        let Some(backend) = self.0.backends.load().get(&lease.subscription).cloned() else {
+            // Between a reload's two halves: the pool knows the subscription, its backend is not there yet.
+            return Err(Failure::new(FailureKind::Spawn, "the subscription has no backend"));
+        };
+        let mut attempt = Attempt::new(backend.run(request), lease, request.model.price, self.0.tasks.clone());
+        let mut begun = Vec::with_capacity(2);
+        while let Some(event) = attempt.next().await.transpose()? {
+            let is_content = event.is_content();
+            begun.push(Ok(event));
+            if is_content {
+                let rest = attempt.map(|event| event.map_err(GatewayError::Failed));
+                return Ok(stream::iter(begun).chain(rest).boxed());
+            }
+        }
+        Err(Failure::new(FailureKind::Protocol, "the backend ended without an answer"))
+    }
+}
+
+type EventResult = Result<Event, GatewayError>;
+
+impl Gateway for PooledGateway {
+    fn chat(&self, call: Call) -> BoxFuture<'_, Result<Answer, GatewayError>> {
+        Box::pin(async move {
+            if self.is_draining() {
+                return Err(GatewayError::ShuttingDown);
+            }
+            self.begin(&call).await
+        })
+    }
+}
+
+fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
+    let request = &call.request;
+    let input = request.estimated_tokens();
+    let output = request.options.max_tokens.map_or(ASSUMED_OUTPUT_TOKENS, u64::from).min(ASSUMED_OUTPUT_TOKENS);
+    let estimate = Usage { input, output, ..Usage::default() };
+    Ask {
+        session: session_key(call),
+        family: request.model.family,
+        estimated_cost: request.model.price.cost(&estimate),
+        estimated_tokens: input,
+        exclude,
+    }
+}
+
+/// The client's own session id under its own key, so that two clients cannot share a session by accident; else a
+/// fingerprint of what stays the same over a conversation.
+fn session_key(call: &Call) -> SessionKey {
+    if let Some(id) = &call.session {
+        return SessionKey::Explicit(format!("{}/{id}", call.client).into());
+    }
+    let mut hasher = DefaultHasher::new();
+    call.client.hash(&mut hasher);
+    call.request.system.hash(&mut hasher);
+    for block in call.request.turns.first().into_iter().flat_map(|turn| &turn.blocks) {
+        if let Block::Text(text) = block {
+            text.hash(&mut hasher);
+        }
+    }
+    SessionKey::Fingerprint(hasher.finish())
+}
+
+/// The client's error when nobody can serve. A provider's or our own failure on the way says more than "all are
+/// taken"; a limit does not, because the pool knows when the first of all limits ends.
+fn refused(refusal: Refusal, last: Option<Failure>) -> GatewayError {
+    match last {
+        Some(failure) if matches!(failure.fault(), Fault::Provider | Fault::Backend) => GatewayError::Failed(failure),
+        _ => GatewayError::Refused {
+            reason: refusal.reason,
+            retry_after: refusal.retry_at.map(|instant| instant.since(clock::now())),
+        },
+    }
+}

@@ -1,0 +1,4 @@
+//! Integration tests: the library's parts over real sockets and real processes.
+
+mod architecture;
+mod claude_cli;
