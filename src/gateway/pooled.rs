@@ -11,16 +11,19 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
+use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::attempt::Attempt;
 use super::lease::{Lease, SharedPool};
-use super::{Answer, Call, Gateway, GatewayError};
+use super::{Answer, BackendHealth, Call, Gateway, GatewayError, HealthReport, SessionHint};
+use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Failure, FailureKind, Fault};
 use crate::conversation::{Block, Catalog, Event, Request, Usage};
-use crate::pool::{Ask, Refusal, SessionKey};
+use crate::pool::{Ask, Refusal, RefusalReason, SessionKey};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
+use crate::units::Timestamp;
 
 /// Output tokens that a request is assumed to produce when it names no limit, for the reservation.
 const ASSUMED_OUTPUT_TOKENS: u64 = 500;
@@ -39,19 +42,30 @@ struct Shared {
     pool: SharedPool,
     backends: ArcSwap<Backends>,
     catalog: ArcSwap<Catalog>,
+    claude: ClaudeCli,
     max_attempts: u32,
+    started: Timestamp,
     draining: AtomicBool,
     tasks: Tasks,
 }
 
 impl PooledGateway {
     /// A gateway over `pool`, whose subscriptions are served by `backends`.
-    pub fn new(pool: SharedPool, backends: Backends, catalog: Catalog, max_attempts: u32, tasks: Tasks) -> Self {
+    pub fn new(
+        pool: SharedPool,
+        backends: Backends,
+        catalog: Catalog,
+        claude: ClaudeCli,
+        max_attempts: u32,
+        tasks: Tasks,
+    ) -> Self {
         Self(Arc::new(Shared {
             pool,
             backends: ArcSwap::from_pointee(backends),
             catalog: ArcSwap::from_pointee(catalog),
+            claude,
             max_attempts: max_attempts.max(1),
+            started: clock::now(),
             draining: AtomicBool::new(false),
             tasks,
         }))
@@ -80,7 +94,18 @@ impl PooledGateway {
             let decision = Arc::clone(&lease.decision);
             info!(%subscription, attempt = attempt + 1, reason = decision.reason(), "allocated");
             match self.run(&call.request, lease).await {
-                Ok(events) => return Ok(Answer { subscription, decision_reason: decision.reason().to_owned(), events }),
+                Ok(events) => {
+                    let session_id = match &call.session {
+                        SessionHint::Session(id) => Some(id.to_string()),
+                        SessionHint::CacheKey(_) | SessionHint::None => None,
+                    };
+                    return Ok(Answer {
+                        subscription,
+                        session_id,
+                        decision_reason: decision.reason().to_owned(),
+                        events,
+                    });
+                }
                 Err(failure) => {
                     warn!(%subscription, kind = ?failure.kind, detail = %failure, "attempt failed");
                     if !failure.may_retry_elsewhere() {
@@ -146,6 +171,43 @@ impl Gateway for PooledGateway {
             self.begin(&call).await
         })
     }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.0.catalog.load_full()
+    }
+
+    fn health(&self) -> HealthReport {
+        let pool = self.0.pool.with(|pool, now| (pool.health(now), Vec::new()));
+        let processes = self.0.claude.counts();
+        HealthReport {
+            status: if self.is_draining() { "stopping" } else { "ok" }.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: clock::now().since(self.0.started).as_secs(),
+            pool,
+            backend: BackendHealth { live: processes.running, spares: processes.spare },
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.is_draining() {
+            return Err("shutting down".to_owned());
+        }
+        let pool = self.health().pool;
+        if pool.eligible == 0 {
+            return Err(format!("none of {} subscriptions can take a new session", pool.subscriptions));
+        }
+        Ok(())
+    }
+
+    fn debug(&self) -> Value {
+        let snapshot = self.0.pool.with(|pool, now| (pool.snapshot(now), Vec::new()));
+        let mut debug = serde_json::to_value(snapshot).unwrap_or_default();
+        if let Some(fields) = debug.as_object_mut() {
+            fields.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+            fields.insert("processes".to_owned(), json!(self.0.claude.counts()));
+        }
+        debug
+    }
 }
 
 fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
@@ -165,7 +227,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
 /// The client's own session id under its own key, so that two clients cannot share a session by accident; else a
 /// fingerprint of what stays the same over a conversation.
 fn session_key(call: &Call) -> SessionKey {
-    if let Some(id) = &call.session {
+    if let SessionHint::Session(id) | SessionHint::CacheKey(id) = &call.session {
         return SessionKey::Explicit(format!("{}/{id}", call.client).into());
     }
     let mut hasher = DefaultHasher::new();
@@ -184,9 +246,18 @@ fn session_key(call: &Call) -> SessionKey {
 fn refused(refusal: Refusal, last: Option<Failure>) -> GatewayError {
     match last {
         Some(failure) if matches!(failure.fault(), Fault::Provider | Fault::Backend) => GatewayError::Failed(failure),
-        _ => GatewayError::Refused {
-            reason: refusal.reason,
-            retry_after: refusal.retry_at.map(|instant| instant.since(clock::now())),
-        },
+        _ => {
+            let retry_after = refusal.retry_at.map(|instant| instant.since(clock::now()));
+            GatewayError::Refused { reason: refusal.reason, retry_after, message: message(refusal.reason).to_owned() }
+        }
+    }
+}
+
+fn message(reason: RefusalReason) -> &'static str {
+    match reason {
+        RefusalReason::Busy => "all subscriptions of the pool are busy",
+        RefusalReason::ProviderLimited => "all subscriptions of the pool are limited by the provider",
+        RefusalReason::BudgetSpent => "all subscriptions of the pool have spent their weekly budget",
+        RefusalReason::NoneHealthy => "no subscription of the pool can be used; its operator has to look",
     }
 }

@@ -51,7 +51,7 @@ impl Job {
         let mut chunk = input::specialise(request);
         let last = request.turns.len().saturating_sub(1);
         for (position, turn) in request.turns.iter().enumerate() {
-            input::turn(&mut chunk, turn, position == last);
+            input::turn(&mut chunk, turn, position, position == last);
             // An assistant turn is taken in at once, a user turn is queued until it is acknowledged: so a chunk ends
             // with every user turn.
             if turn.role == Role::User {
