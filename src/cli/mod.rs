@@ -1,1 +1,3 @@
-//! (being built)
+//! The commands.
+
+pub mod config;
