@@ -23,10 +23,12 @@
 //! Every room may import [`units`].
 
 pub mod api;
+pub mod app;
 pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod conversation;
+pub mod gateway;
 pub mod pool;
 pub mod runtime;
 pub mod server;

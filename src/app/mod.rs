@@ -54,7 +54,7 @@ impl App {
             parts::as_backends(cli_backends),
             catalog,
             claude.clone(),
-            config.account_selection.max_attempts(),
+            parts::max_attempts(&config),
             tasks.clone(),
         );
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone()), &tasks)

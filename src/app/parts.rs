@@ -70,7 +70,7 @@ pub(super) fn cli_backends(config: &Config, env: &Env, claude: &ClaudeCli, cwd: 
 
 fn profile(config: &Config, subscription: &config::Subscription, env: &Env) -> Profile {
     // The user's own profile is reached by saying nothing: naming it would make the CLI look for parts of it elsewhere.
-    let is_default = config.source == Source::DefaultProfile && env.var(config::CLAUDE_CONFIG_DIR).is_none();
+    let is_default = config.source == Source::DefaultProfile && env.var(config::env::CLAUDE_CONFIG_DIR).is_none();
     Profile {
         subscription: subscription.id.clone(),
         config_dir: (!is_default).then(|| subscription.config_dir.clone()),
@@ -108,6 +108,12 @@ pub(super) fn prepare_spares(backends: &CliBackends, catalog: &Catalog) {
 
 pub(super) fn as_backends(backends: CliBackends) -> Backends {
     backends.into_iter().map(|(id, backend)| (id, Arc::new(backend) as Arc<dyn Backend>)).collect()
+}
+
+/// Subscriptions that one request may try.
+pub(super) fn max_attempts(config: &Config) -> u32 {
+    let selection = &config.account_selection;
+    if selection.retry_on_failure { selection.max_retries } else { 1 }
 }
 
 pub(super) fn pool(config: &Config) -> Pool {

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Env;
+use crate::config::{Env, Overrides};
 
 /// An OpenAI-compatible proxy in front of a pool of Claude CLI subscriptions.
 #[derive(Debug, Parser)]
@@ -40,7 +40,7 @@ pub fn run(cli: Cli, env: &Env) -> ExitCode {
         Command::Serve(args) => in_runtime(serve::run(args, env)),
         Command::Demo(args) => in_runtime(demo::run(args, env)),
         Command::Standin(args) => in_runtime(standin::run(args)),
-        Command::Config(command) => config::run(&command, env),
+        Command::Config(command) => print(&config::run(&command, env, &Overrides::default())),
     }
 }
 
@@ -54,6 +54,17 @@ fn in_runtime(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+/// Prints what a command has to say where it belongs.
+fn print(output: &config::Output) -> ExitCode {
+    if output.code == 0 {
+        say(&output.text);
+    } else {
+        let mut err = std::io::stderr().lock();
+        let _ = writeln!(err, "{}", output.text);
+    }
+    ExitCode::from(output.code)
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
