@@ -17,6 +17,7 @@ mod span;
 mod structure;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,7 @@ pub use model::{
 pub use problem::{FieldPath, Place, Problem, Problems};
 pub use schema::json_schema;
 pub use sections::{AccountSelection, QuotaAlerts, QuotaChannels, QuotaThresholds, RateLimit, Strategy};
+pub use watch::Watcher;
 
 use check::Context;
 use problem::Findings;
@@ -55,8 +57,12 @@ pub fn path(env: &Env, overrides: &Overrides) -> PathBuf {
 }
 
 fn read_and_check(env: &Env, overrides: &Overrides, default_path: &Path) -> Result<Config, Problems> {
-    let mut findings = Findings::default();
     let location = asked_for(env, overrides).or_else(|| usual_place(default_path));
+    read_location(env, overrides, location)
+}
+
+fn read_location(env: &Env, overrides: &Overrides, location: Option<Location>) -> Result<Config, Problems> {
+    let mut findings = Findings::default();
     let settings = env.settings(&mut findings);
     let source = location.as_ref().map_or(Source::DefaultProfile, |location| Source::File(location.path.clone()));
     let heading = source.to_string();
@@ -92,6 +98,7 @@ fn usual_place(path: &Path) -> Option<Location> {
 }
 
 /// A file that is to be read.
+#[derive(Clone, Debug)]
 struct Location {
     path: PathBuf,
     /// What to blame when it is not there.
@@ -111,7 +118,11 @@ fn read(location: &Location, findings: &mut Findings) -> Option<raw::File> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            findings.problem(location.place.clone(), format!("there is no file {}", path.display()));
+            let message = match location.place {
+                Place::File => "does not exist".to_owned(),
+                _ => format!("there is no file {}", path.display()),
+            };
+            findings.problem(location.place.clone(), message);
             return None;
         }
         Err(error) => {

@@ -76,7 +76,8 @@ pub(super) fn read(mut value: Value, findings: &mut Findings) -> Option<raw::Fil
 
 /// The names and indices that lead to a value.
 fn steps(location: &Location) -> Vec<String> {
-    location.segments().map(|segment| segment.to_string()).collect()
+    // Not `location.segments()`, which leaves out empty names.
+    location.as_str().split('/').skip(1).map(|step| step.replace("~1", "/").replace("~0", "~")).collect()
 }
 
 /// Tells indices from names by what they lead through.
@@ -242,4 +243,132 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .filter(|(distance, candidate)| distance * 3 <= candidate.len().min(word.len() + 1))
         .min()
         .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::schema::whole_number;
+
+    /// A file in which every field occurs.
+    fn whole() -> Value {
+        json!({
+            "$schema": "x",
+            "subscriptions": [{
+                "id": "a", "email": "a@b.c", "type": "claude-pro", "configDir": "~/.claude", "weeklyBudget": 1.5,
+                "maxClients": 1, "maxConcurrent": 2, "enabled": true, "priority": "low", "tier": "t",
+                "env": {"A": "b"}, "oauthTokenEnv": "T"
+            }],
+            "maxClientsPerSubscription": 1, "weeklyBudgetThreshold": 0.5, "fallbackWhenExhausted": false,
+            "rebalancing": {
+                "enabled": true, "intervalSeconds": 1, "costGapThreshold": 0, "maxClientsToMovePerCycle": 1
+            },
+            "notifications": {
+                "rules": [{"type": "usage_threshold", "threshold": 1, "channels": ["log"], "enabled": true}],
+                "webhookUrl": "u", "webhookSecretEnv": "S", "allowHosts": ["h"]
+            },
+            "models": {"a": "b"},
+            "claude": {
+                "command": "c", "firstEventTimeout": 1, "idleTimeout": "1s", "totalTimeout": 2, "maxProcesses": 1,
+                "sparesPerSubscription": 0, "maxLineBytes": 65536
+            },
+            "server": {
+                "listen": "l", "corsOrigins": ["o"], "maxBodyBytes": 1024, "drainTimeout": 0, "headerReadTimeout": 1,
+                "maxConnections": 1
+            },
+            "clientKeys": [{"name": "n", "sha256": "0".repeat(64), "env": "E", "models": ["m"], "admin": true}],
+            "accountSelection": {
+                "strategy": "pace", "fallbackStrategies": ["random"], "retryOnFailure": true, "maxRetries": 1
+            },
+            "circuitBreaker": {
+                "enabled": true, "failureThreshold": 1, "successThreshold": 1, "timeout": 1, "resetTimeoutSeconds": 1
+            },
+            "quotaAlerts": {
+                "enabled": true, "thresholds": {"warning": 1, "critical": 2, "emergency": 3},
+                "channels": {"slack": false, "webhook": false, "email": false}
+            },
+            "capacityTracking": {
+                "enabled": true, "syncIntervalSeconds": 1, "redisKeyPrefix": "p", "redisTTLSeconds": 1
+            },
+            "rateLimits": {"t": {
+                "requestsPerMinute": 1, "tokensPerMinute": 1, "inputTokensPerMinute": 1, "tokensPerDay": 1,
+                "costPerDay": 0.5
+            }}
+        })
+    }
+
+    fn problems(value: Value) -> Vec<String> {
+        let mut findings = Findings::default();
+        let _ = read(value, &mut findings);
+        let found = findings.finish(String::new()).map_or_else(|problems| problems.problems, |_| Vec::new());
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    /// Pointers to every value inside.
+    fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
+        let mut inner = |name: &str, value: &Value| {
+            let pointer = format!("{at}/{name}");
+            into.push(pointer.clone());
+            pointers(value, &pointer, into);
+        };
+        match value {
+            Value::Object(fields) => fields.iter().for_each(|(name, value)| inner(name, value)),
+            Value::Array(list) => list.iter().enumerate().for_each(|(index, value)| inner(&index.to_string(), value)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_field_of_the_schema_is_in_the_whole_file_and_accepted() {
+        assert_eq!(problems(whole()), [""; 0]);
+        let text = whole().to_string();
+        let sections = json_schema()["$defs"].as_object().into_iter().flatten().map(|(_, section)| section);
+        for section in sections.chain([json_schema()]) {
+            for name in section["properties"].as_object().into_iter().flatten().map(|(name, _)| name) {
+                assert!(text.contains(&format!("\"{name}\":")), "{name}");
+            }
+        }
+    }
+
+    fn anything() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            (-10_i64..10).prop_map(Value::from),
+            // As the reader of the text gives it: a whole number is an integer.
+            any::<f64>().prop_map(|number| whole_number(number).map_or_else(|| Value::from(number), Value::from)),
+            "secret-[a-z]{4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(2, 8, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                prop::collection::btree_map("[a-z~/01]{0,3}", inner, 0..3)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Whatever stands anywhere, the schema's verdict is at least as strict as the types', and quotes nothing.
+        #[test]
+        fn any_value_anywhere_is_accepted_or_told(choices in prop::collection::vec((any::<prop::sample::Index>(), anything()), 1..4)) {
+            let mut value = whole();
+            for (index, replacement) in choices {
+                let mut places = Vec::new();
+                pointers(&value, "", &mut places);
+                if let Some(place) = value.pointer_mut(index.get(&places).as_str()) {
+                    *place = replacement;
+                }
+            }
+            for problem in problems(value) {
+                prop_assert!(!problem.contains("expected form"), "{problem}");
+                prop_assert!(!problem.contains("secret-"), "{problem}");
+            }
+        }
+    }
 }
