@@ -194,6 +194,7 @@ async fn what_the_api_refuses_is_refused() -> Checked {
     assert_eq!(bench.ask(&body).await?.status(), 400);
     assert_eq!(bench.ask(&json!({"model": "claude-sonnet-5", "max_tokens": 1, "messages": []})).await?.status(), 400);
     assert_eq!(bench.client.head(bench.standin.base_url()).send().await?.status(), 200);
+    assert_eq!(bench.standin.requests().last().map(|request| request.outcome), Some(Outcome::Completed));
     let elsewhere = format!("{}/v1/elsewhere", bench.standin.base_url());
     assert_eq!(bench.client.get(elsewhere).send().await?.status(), 404);
     Ok(())
