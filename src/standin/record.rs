@@ -48,7 +48,7 @@ pub struct Recorded {
     pub method: String,
     /// Path and query.
     pub path: String,
-    /// Whose request it is: see [`Bearer`].
+    /// Whose request it is: the label of a token that holds `-fake-` (what follows that word), or the token's fingerprint.
     pub bearer: Option<String>,
     /// Some of its headers.
     pub headers: BTreeMap<String, String>,
