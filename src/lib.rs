@@ -22,6 +22,7 @@
 //!
 //! Every room may import [`units`].
 
+pub mod alert;
 pub mod api;
 pub mod app;
 pub mod backend;

@@ -102,35 +102,10 @@ fn check_webhook(text: &str, allow_hosts: &[String]) -> Result<(), String> {
         return Err("must begin with `https://`, unless `allowHosts` names its host".to_owned());
     }
     let is_local = host == "localhost" || host.ends_with(".localhost");
-    if is_local || host.parse().is_ok_and(|address: IpAddr| !is_public(address.to_canonical())) {
+    if is_local || host.parse().is_ok_and(|address: IpAddr| !is_public(address)) {
         return Err("must be on a public address, unless `allowHosts` names its host".to_owned());
     }
     Ok(())
-}
-
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            let [first, second, ..] = address.octets();
-            let is_shared = first == 100 && (64..128).contains(&second);
-            let is_this_network = first == 0;
-            let is_reserved = first >= 240;
-            !(address.is_private()
-                || address.is_loopback()
-                || address.is_link_local()
-                || address.is_multicast()
-                || is_shared
-                || is_this_network
-                || is_reserved)
-        }
-        IpAddr::V6(address) => {
-            !(address.is_loopback()
-                || address.is_unspecified()
-                || address.is_multicast()
-                || address.is_unique_local()
-                || address.is_unicast_link_local())
-        }
-    }
 }
 
 #[cfg(test)]
