@@ -27,6 +27,7 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod conversation;
+pub mod gateway;
 pub mod pool;
 pub mod runtime;
 pub mod server;
