@@ -4,6 +4,7 @@
 //! with growing pauses. The address is checked *after* it is resolved, at every attempt, and redirects are not followed:
 //! no name, no redirect and no change of a name can lead a message to this machine or into a private network.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,8 +141,12 @@ pub fn signature(secret: &str, body: &[u8]) -> String {
     // A key of any length is fine for HMAC.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return String::new() };
     mac.update(body);
-    let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256={hex}")
+    let mut text = "sha256=".to_owned();
+    for byte in mac.finalize().into_bytes() {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// What can be said of an address before it is resolved.

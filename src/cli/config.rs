@@ -12,7 +12,7 @@ use crate::config::{self, Config, Env, Overrides};
 
 /// What `auth-pool config` can do.
 #[derive(Clone, Debug, Subcommand)]
-pub enum ConfigCommand {
+pub(super) enum ConfigCommand {
     /// Say everything that is wrong with the configuration, or that nothing is.
     Check {
         /// The file to check instead of the one that `serve` would read.
@@ -29,7 +29,7 @@ pub enum ConfigCommand {
 
 /// What a command has to say. It belongs on standard output when `code` is 0, else on standard error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Output {
+pub(super) struct Output {
     /// For a person, or for a program; without a line end.
     pub text: String,
     /// The exit code: 0 when all is well, 1 when not.
@@ -47,7 +47,7 @@ impl Output {
 }
 
 /// Runs one command.
-pub fn run(command: &ConfigCommand, env: &Env, overrides: &Overrides) -> Output {
+pub(super) fn run(command: &ConfigCommand, env: &Env, overrides: &Overrides) -> Output {
     let with = |file: &Option<PathBuf>| {
         let config = file.clone().or_else(|| overrides.config.clone());
         Overrides { config, ..overrides.clone() }

@@ -9,7 +9,7 @@ use crate::standin::{Options, Pace, Standin};
 
 /// Options of `auth-pool standin`.
 #[derive(Clone, Copy, Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Loopback address to listen on; port 0 takes any free one
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))]
     pub listen: SocketAddr,
@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 /// Serves until `stop` comes. The first line on stdout says where: `listening on http://127.0.0.1:4567`.
-pub async fn run(args: &Args, tasks: &Tasks, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub(super) async fn run(args: &Args, tasks: &Tasks, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let pace = Pace { first_delay_ms: args.first_delay, chunk_delay_ms: args.chunk_delay };
     let options = Options { listen: args.listen, pace, sampling_rules: args.sampling_rules, ..Options::default() };
     let standin = Standin::start(tasks, options).await?;

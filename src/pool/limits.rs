@@ -11,11 +11,11 @@ use crate::units::Timestamp;
 /// The first pause after a throttle that names no reset; it doubles with each further one.
 const FIRST_BACK_OFF: Duration = Duration::from_secs(2);
 /// The longest pause after throttles.
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
+const LONGEST_BACK_OFF: Duration = Duration::from_mins(5);
 /// The pause after a spent window whose reset the provider did not name; doubles up to [`LONGEST_BLIND_LOCK`].
-const FIRST_BLIND_LOCK: Duration = Duration::from_secs(60);
+const FIRST_BLIND_LOCK: Duration = Duration::from_mins(1);
 /// The longest such pause: then one request finds out.
-const LONGEST_BLIND_LOCK: Duration = Duration::from_secs(3600);
+const LONGEST_BLIND_LOCK: Duration = Duration::from_hours(1);
 
 /// Why a subscription may not be used, or not for some models.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +82,8 @@ impl ProviderLimits {
             .flatten()
             .map(|window| WindowUse { window, utilization: 1.0, resets_at: report.resets_at });
         let known = report.windows.iter().copied();
-        for window in known.chain(spent.filter(|spent| report.windows.iter().all(|known| known.window != spent.window))) {
+        for window in known.chain(spent.filter(|spent| report.windows.iter().all(|known| known.window != spent.window)))
+        {
             self.windows.retain(|(known, _)| known.window != window.window);
             self.windows.push((window, now));
         }

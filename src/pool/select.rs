@@ -54,7 +54,8 @@ impl Pool {
         };
 
         // A session that keeps its slot elsewhere needs one here only while the request runs.
-        let purpose = if explicit && !matches!(way, Way::Spills { .. }) { Purpose::NewSession } else { Purpose::OneOff };
+        let purpose =
+            if explicit && !matches!(way, Way::Spills { .. }) { Purpose::NewSession } else { Purpose::OneOff };
         let mut best: Option<(u32, Health)> = None;
         let mut out: Vec<(u32, Exclusion)> = Vec::new();
         let mut more = 0;
@@ -167,7 +168,9 @@ impl Pool {
         }
         // A session that spills over stays where it is.
         let home = match way {
-            Way::Spills { .. } => self.sessions(&ask.session).get(&ask.session).map_or(number, |known| known.subscription),
+            Way::Spills { .. } => {
+                self.sessions(&ask.session).get(&ask.session).map_or(number, |known| known.subscription)
+            }
             _ => number,
         };
         self.sessions(&ask.session).begin(&ask.session, home, now);

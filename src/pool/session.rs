@@ -46,8 +46,7 @@ impl Sessions {
 
     /// A request of the session begins on its subscription.
     pub(super) fn begin(&mut self, key: &SessionKey, subscription: u32, now: Timestamp) {
-        let session =
-            self.by_key.entry(key.clone()).or_insert(Session { subscription, in_flight: 0, last_used: now });
+        let session = self.by_key.entry(key.clone()).or_insert(Session { subscription, in_flight: 0, last_used: now });
         if session.in_flight == 0 {
             self.by_age.remove(&(session.last_used, key.clone()));
         }

@@ -210,8 +210,7 @@ impl Pool {
     }
 
     fn session_views(&self, number: u32, now: Timestamp) -> Vec<SessionView> {
-        let mut sessions: Vec<_> =
-            self.explicit.iter().filter(|(_, session)| session.subscription == number).collect();
+        let mut sessions: Vec<_> = self.explicit.iter().filter(|(_, session)| session.subscription == number).collect();
         sessions.sort_by(|left, right| (left.1.last_used, left.0).cmp(&(right.1.last_used, right.0)));
         let idle_after = self.settings.session_idle_after;
         sessions

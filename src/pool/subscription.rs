@@ -165,7 +165,8 @@ impl Subscription {
 
     /// The status, and why.
     pub(super) fn status(&mut self, now: Timestamp) -> (Status, Cause) {
-        let configured = |cause: &str| Cause { cause: cause.to_owned(), source: "configuration", since: None, until: None };
+        let configured =
+            |cause: &str| Cause { cause: cause.to_owned(), source: "configuration", since: None, until: None };
         if self.removed {
             return (Status::Disabled, configured("it was removed from the configuration"));
         }
@@ -246,7 +247,11 @@ impl Subscription {
         let committed = self.own_weekly_share(now, self.reserved).max(self.weekly_share(now));
         if committed >= limit {
             let cause = Cause {
-                cause: format!("{:.1} % of the week is used or reserved; it stops at {:.0} %", committed * 100.0, limit * 100.0),
+                cause: format!(
+                    "{:.1} % of the week is used or reserved; it stops at {:.0} %",
+                    committed * 100.0,
+                    limit * 100.0
+                ),
                 source: "own account",
                 since: None,
                 until: Some(self.below_share(now, limit)),
@@ -295,8 +300,7 @@ impl Subscription {
         let burn = self.account.burn_rate(now);
         let left = (self.settings.weekly_budget - self.account.week(now)).as_usd().max(0.0);
         let hours = left / burn;
-        (burn > 0.0 && hours.is_finite() && hours < 24.0 * 365.0)
-            .then(|| now + Duration::from_secs_f64(hours * 3600.0))
+        (burn > 0.0 && hours.is_finite() && hours < 24.0 * 365.0).then(|| now + Duration::from_secs_f64(hours * 3600.0))
     }
 }
 

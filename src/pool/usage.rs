@@ -9,13 +9,13 @@ use std::time::Duration;
 use crate::units::{MicroUsd, Timestamp};
 
 /// The rolling week.
-pub(super) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const WEEK: Duration = Duration::from_hours(168);
 /// The provider's usage block.
-pub(super) const BLOCK: Duration = Duration::from_secs(5 * 3600);
+pub(super) const BLOCK: Duration = Duration::from_hours(5);
 /// The burn rate is the cost of this long.
-const BURN_WINDOW: Duration = Duration::from_secs(3600);
+const BURN_WINDOW: Duration = Duration::from_hours(1);
 /// Tokens per minute are counted over this long.
-const TOKEN_WINDOW: Duration = Duration::from_secs(5 * 60);
+const TOKEN_WINDOW: Duration = Duration::from_mins(5);
 
 /// One finished request.
 #[derive(Clone, Copy, Debug)]

@@ -4,4 +4,5 @@
 
 pub mod address;
 pub mod clock;
+pub mod signals;
 pub mod tasks;

@@ -18,7 +18,22 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("standin", &["runtime"]),
     ("alert", &["pool", "runtime"]),
     ("app", &["server", "api", "gateway", "pool", "backend", "conversation", "config", "alert", "standin", "runtime"]),
-    ("cli", &["app", "server", "api", "gateway", "pool", "backend", "conversation", "config", "alert", "standin", "runtime"]),
+    (
+        "cli",
+        &[
+            "app",
+            "server",
+            "api",
+            "gateway",
+            "pool",
+            "backend",
+            "conversation",
+            "config",
+            "alert",
+            "standin",
+            "runtime",
+        ],
+    ),
 ];
 
 #[test]

@@ -9,6 +9,7 @@ use crate::config::env::SLACK_WEBHOOK_URL;
 use crate::config::model::{Channel, Notifications, Rule, RuleKind};
 use crate::config::problem::{FieldPath, Findings};
 use crate::config::raw::{self, RuleType};
+use crate::runtime::address::is_public;
 
 pub(super) fn check(section: &raw::Notifications, context: &Context<'_>, findings: &mut Findings) -> Notifications {
     let at = FieldPath::field("notifications");
