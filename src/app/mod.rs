@@ -64,8 +64,7 @@ impl App {
         let pool = SharedPool::new(parts::pool(&config));
         let attempts = parts::max_attempts(&config);
         let backends = parts::as_backends(backends);
-        let gateway =
-            PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), attempts, tasks.clone());
+        let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), attempts, tasks.clone());
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?;
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;

@@ -189,7 +189,7 @@ pub(super) fn server_settings(config: &Config) -> server::Settings {
             .map(|key| server::ClientKey {
                 name: key.name.as_str().into(),
                 digest: key.digest,
-                models: key.models.clone(),
+                models: key.models.clone().map(Into::into),
                 admin: key.admin,
             })
             .collect(),
