@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use auth_pool::backend::claude_cli::{ClaudeCli, ClaudeCliBackend, Profile, Settings, SpareSettings, Timers};
 use auth_pool::backend::{Backend as _, Failure, FailureKind};
+use auth_pool::config::Env;
 use auth_pool::conversation::{Block, Event, Model, Options, Request, Role, StopReason, Turn, Usage};
 use auth_pool::runtime::tasks::Tasks;
 use auth_pool::units::MicroUsd;
@@ -40,7 +41,7 @@ fn bench_with(behaviour: &str, spares: usize) -> Bench {
     let settings = Settings {
         command: fake_claude(),
         cwd: cwd.path().to_owned(),
-        own_env: std::env::vars().collect(),
+        own_env: Env::from_process().vars().clone(),
         timers: Timers {
             first_event: Duration::from_secs(2),
             idle: Duration::from_secs(1),

@@ -2,3 +2,4 @@
 
 mod architecture;
 mod claude_cli;
+mod gateway;
