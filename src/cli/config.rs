@@ -187,7 +187,6 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

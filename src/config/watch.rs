@@ -275,7 +275,6 @@ impl Stamp {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::os::unix::fs::symlink;
 

@@ -2,6 +2,7 @@
 //! cannot be made to do.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -264,7 +265,7 @@ async fn transcripts_of_real_builds_come_to_what_they_mean() {
             let bench = bench(&format!("play:{}", file.display()));
             let (events, failure) = collect(&bench, &request(&["hi"])).await;
             let case = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            actual.push_str(&format!("{build} {case}: {}\n", summary(&events, failure.as_ref())));
+            let _ = writeln!(actual, "{build} {case}: {}", summary(&events, failure.as_ref()));
         }
     }
     if actual != expected {

@@ -20,10 +20,12 @@ fn envelope() -> Envelope {
     Envelope { id: "chatcmpl-1".into(), created: 5, model: "gpt-4o".into(), session_id: None, show_thinking: false }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the stream carries it")]
 fn text(text: &str) -> Result<Event, GatewayError> {
     Ok(Event::Text(text.into()))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the stream carries it")]
 fn finished(stop: StopReason) -> Result<Event, GatewayError> {
     Ok(Event::Finished { stop, usage: USAGE })
 }

@@ -31,10 +31,7 @@ fn read(extra: Value) -> ChatRequest {
 #[track_caller]
 fn refuse(extra: Value, param: &str, words: &str) {
     let shown = extra.to_string();
-    let error = match read_with(extra, None) {
-        Ok(_) => panic!("{shown} was taken"),
-        Err(error) => error,
-    };
+    let Err(error) = read_with(extra, None) else { panic!("{shown} was taken") };
     assert_eq!(error.param.as_deref(), Some(param), "{shown}: {error}");
     assert!(error.message.contains(words), "{shown}: {error}");
 }
