@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::json;
+
 /// Where a value is in a document; prints as `messages[2].content[0].image_url.url`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Path<'a> {
@@ -86,13 +88,12 @@ pub enum InvalidKind {
 
 /// Parses a body that must be a JSON object.
 pub(crate) fn document(body: &[u8]) -> Result<Map<String, Value>, Invalid> {
-    let broken = |why: String| Invalid { kind: InvalidKind::Json, param: None, message: why };
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(broken("the request body is empty; a JSON object is expected".into()));
+    let broken =
+        |why: &str| Invalid { kind: InvalidKind::Json, param: None, message: format!("the request body {why}") };
+    if body.trim_ascii().is_empty() {
+        return Err(broken("is empty; a JSON object is expected"));
     }
-    let value =
-        serde_json::from_slice(body).map_err(|error| broken(format!("the request body is not valid JSON: {error}")))?;
-    object(value, &Path::Root)
+    object(json::parse(body).map_err(|why| broken(&why))?, &Path::Root)
 }
 
 /// Takes a member out of an object; `null` counts as absent.

@@ -128,6 +128,10 @@ fn names(parts: &Parts) -> impl Iterator<Item = &str> {
 /// Whether `name`, with or without port, is this machine's own in every browser's eyes.
 fn is_local(name: &str) -> bool {
     let Ok(authority) = name.parse::<Authority>() else { return false };
+    // A user's name has no business here; what stands before an @ is only there to confuse.
+    if authority.as_str().contains('@') {
+        return false;
+    }
     let host = authority.host();
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
