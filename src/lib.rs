@@ -9,7 +9,7 @@
 //! | `main.rs` | arguments, logging, runtime, exit code; nothing else | `cli` |
 //! | [`cli`] | the commands: `serve`, `demo`, `config` | everything below |
 //! | [`app`] | composition root: builds every part from the configuration, owns run and stop | everything below |
-//! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `runtime` |
+//! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `gateway`, `runtime` |
 //! | [`api`] | what clients speak, one folder a dialect, and the operator's views | `gateway`, `conversation`, `runtime` |
 //! | [`gateway`] | one request's life: lease -> run -> classify -> retry elsewhere -> finish | `pool`, `backend`, `conversation`, `runtime` |
 //! | [`backend`] | executes a request: the official `claude` CLI | `conversation`, `runtime` |

@@ -90,6 +90,8 @@ pub enum InvalidKind {
 pub(crate) fn document(body: &[u8]) -> Result<Map<String, Value>, Invalid> {
     let broken =
         |why: &str| Invalid { kind: InvalidKind::Json, param: None, message: format!("the request body {why}") };
+    // Some Windows clients begin their text with a byte order mark.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     if body.trim_ascii().is_empty() {
         return Err(broken("is empty; a JSON object is expected"));
     }
@@ -197,6 +199,7 @@ mod tests {
         };
         check(b"", "the request body is empty; a JSON object is expected");
         check(b" \n", "the request body is empty; a JSON object is expected");
+        assert!(document(b"\xef\xbb\xbf{}").is_ok());
         check(b"[]", "the request body must be an object, not an array");
         check(b"{\n\"a\":}", "the request body is not valid JSON: expected value at line 2 column 5");
         check(b"{} x", "the request body is not valid JSON: trailing characters at line 1 column 4");

@@ -153,6 +153,7 @@ impl Error {
 impl From<Error> for Reply {
     fn from(error: Error) -> Self {
         let (status, _, code) = error.cause.row();
+        tracing::Span::current().record("code", code);
         tracing::debug!(status = status.as_u16(), code, message = %error.message, "refused");
         let mut reply = Self::json(status, &error.body());
         if let Some(seconds) = error.retry_seconds() {
