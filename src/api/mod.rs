@@ -5,6 +5,7 @@
 
 mod denial;
 mod field;
+mod json;
 pub mod openai;
 pub mod ops;
 mod reply;

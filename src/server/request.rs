@@ -36,7 +36,7 @@ pub(super) async fn handle(
     let path = parts.uri.path();
     let span = tracing::info_span!(
         "request", %id, method = %parts.method, path = path.get(..128).unwrap_or(path), %peer,
-        client = tracing::field::Empty, subscription = tracing::field::Empty,
+        client = tracing::field::Empty, subscription = tracing::field::Empty, code = tracing::field::Empty,
     );
     let mut exchange = Exchange::new(span.clone(), activity.begin());
     let found = shared.routes.find(path);
@@ -44,7 +44,9 @@ pub(super) async fn handle(
     let cors = Cors::of(&settings, &parts.headers);
 
     let answer = answer(&shared, &settings, peer, &parts, body, found, &cors, &id);
-    let reply = AssertUnwindSafe(answer).catch_unwind().instrument(span).await.unwrap_or_else(|_| {
+    let outcome = AssertUnwindSafe(answer).catch_unwind().instrument(span.clone()).await;
+    let reply = outcome.unwrap_or_else(|_| {
+        let _entered = span.enter();
         tracing::error!("a request's handler panicked; the panic's own message is on standard error");
         api::deny(parts.uri.path(), Denial::Internal)
     });
@@ -170,7 +172,7 @@ async fn serve(
     Ok(match found.route {
         Route::Chat => {
             let body = body::read(body, &parts.headers, settings).await?;
-            openai::chat::create(gateway, caller, &body).await
+            openai::chat::create(gateway, caller, body).await
         }
         Route::Models => openai::models::list(&gateway.catalog(), caller),
         Route::Model => openai::models::show(&gateway.catalog(), caller, &found.name.unwrap_or_default()),
