@@ -85,6 +85,7 @@ async fn answer(
         Ok(Admitted::Serve(found, client)) => {
             tracing::Span::current().record("client", &*client.name);
             let caller = Caller {
+                is_operator: client.admin || is_local_peer(peer, parts),
                 client: client.name,
                 models: client.models,
                 request_id: Arc::clone(id),
@@ -153,11 +154,16 @@ fn operator(settings: &Settings, peer: SocketAddr, parts: &Parts, cors: &Cors) -
     if client.as_ref().is_ok_and(|client| client.admin) {
         return client;
     }
-    if peer.ip().to_canonical().is_loopback() && !origin::is_forwarded(&parts.headers) {
+    if is_local_peer(peer, parts) {
         origin::check_local(parts, cors)?;
         return Ok(client.unwrap_or_else(|_| Client::anonymous()));
     }
     client.and(Err(Denial::AdminOnly))
+}
+
+/// Whether the request comes from this machine itself, as far as can be told.
+fn is_local_peer(peer: SocketAddr, parts: &Parts) -> bool {
+    peer.ip().to_canonical().is_loopback() && !origin::is_forwarded(&parts.headers)
 }
 
 async fn serve(

@@ -71,6 +71,9 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<R
         let completion = Completion::collect(events, envelope.show_thinking).await?;
         Reply::json(http::StatusCode::OK, &completion.document(&envelope))
     };
+    if !caller.is_operator {
+        return Ok(reply);
+    }
     Ok(reply.with_header(SUBSCRIPTION, &subscription).with_header(DECISION, &decision_reason))
 }
 
