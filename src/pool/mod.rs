@@ -1,9 +1,124 @@
-//! The brain of the pool. Pure: every operation takes the time and returns what happened.
+//! The brain of the pool: who serves which session, and why.
+//!
+//! Pure. Every operation takes the time and returns what happened; there is no clock, no I/O and no task in here, so
+//! that every rule can be tested to the millisecond and a simulator runs the very same code. The caller holds the
+//! [`Pool`] behind one short lock, carries out the [`Effect`]s and ends each lease exactly once.
+//!
+//! What depends on time is reckoned when it is asked for: a subscription recovers without traffic and without
+//! [`Pool::tick`], which only announces it sooner and forgets old sessions.
 
+mod allocate;
+mod breaker;
 mod command;
+mod explain;
+mod health;
+mod lease;
+mod limits;
+mod ramp;
+mod rebalance;
+mod select;
+mod session;
+mod settle;
+mod snapshot;
+mod subscription;
+mod upkeep;
+mod usage;
+
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::units::Timestamp;
 
 pub use command::*;
+pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
+pub use health::HealthBreakdown;
+pub use snapshot::{
+    BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, WindowView,
+};
 
-/// (being built)
+use explain::CAUSES;
+use lease::Leases;
+use select::Index;
+use session::Sessions;
+use subscription::Subscription;
+
+/// Decisions that are kept for the operator.
+const DECISIONS_KEPT: usize = 256;
+
+/// The pool. See the module's description.
 #[derive(Clone, Debug)]
-pub struct Decision;
+pub struct Pool {
+    /// The rules; the members are in `subscriptions`.
+    settings: Settings,
+    /// Places of members; a place is used again when its member has gone for good.
+    subscriptions: Vec<Subscription>,
+    vacant: Vec<u32>,
+    /// The places in the order of the configuration, then those that are being drained.
+    order: Vec<u32>,
+    by_id: HashMap<Arc<str>, u32>,
+    sessions: Sessions,
+    leases: Leases,
+    index: Index,
+    /// How many members can take no new session, by cause.
+    excluded: [u32; CAUSES],
+    /// When to look at a member again because time alone will have changed it.
+    timers: BinaryHeap<Reverse<(Timestamp, u32)>>,
+    /// What happened in calls that could not return it.
+    pending: Vec<Effect>,
+    decisions: VecDeque<Arc<Decision>>,
+}
+
+impl Pool {
+    /// A pool with these members, none of which has been used yet.
+    pub fn new(settings: Settings, now: Timestamp) -> Self {
+        let mut pool = Self {
+            settings: Settings { subscriptions: Vec::new(), ..settings.clone() },
+            subscriptions: Vec::new(),
+            vacant: Vec::new(),
+            order: Vec::new(),
+            by_id: HashMap::new(),
+            sessions: Sessions::default(),
+            leases: Leases::default(),
+            index: Index::default(),
+            excluded: [0; CAUSES],
+            timers: BinaryHeap::new(),
+            pending: Vec::new(),
+            decisions: VecDeque::with_capacity(DECISIONS_KEPT),
+        };
+        pool.apply(now, settings);
+        pool
+    }
+
+    /// Leases that are out.
+    pub fn in_flight(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// The last decisions, the newest first.
+    pub fn decisions(&self) -> impl Iterator<Item = &Arc<Decision>> {
+        self.decisions.iter().rev()
+    }
+
+    fn remember(&mut self, decision: &Arc<Decision>) {
+        if self.decisions.len() == DECISIONS_KEPT {
+            self.decisions.pop_front();
+        }
+        self.decisions.push_back(Arc::clone(decision));
+    }
+
+    fn member(&self, at: u32) -> &Subscription {
+        &self.subscriptions[at as usize]
+    }
+
+    fn member_mut(&mut self, at: u32) -> &mut Subscription {
+        &mut self.subscriptions[at as usize]
+    }
+
+    fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.pending)
+    }
+}

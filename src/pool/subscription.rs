@@ -1,0 +1,465 @@
+//! One subscription as the pool knows it, and what it is good for at an instant.
+//!
+//! Everything that depends on time is asked with the time and reckoned from what was learned, so that time alone
+//! recovers a subscription.
+
+use std::sync::Arc;
+
+use crate::conversation::{Family, LimitReport, LimitStatus, Window};
+use crate::units::{MicroUsd, Timestamp};
+
+use super::breaker::{Breaker, BreakerChange};
+use super::command::{BreakerSettings, Effect, Outcome, Priority, Spent, Status, SubscriptionSettings};
+use super::explain::{Cause, Exclusion, Source};
+use super::health::{HealthBreakdown, HealthInputs, block_percent};
+use super::lease::Lease;
+use super::limits::{Lock, ProviderLimits};
+use super::ramp::Ramp;
+use super::select::Place;
+use super::usage::{Figures, UsageLog};
+
+/// From this share of the weekly budget on a subscription is `approaching` its limit.
+pub(super) const APPROACHING_SHARE: f64 = 0.80;
+/// From this share on it is `limited`, and takes no new session whatever its threshold.
+pub(super) const LIMITED_SHARE: f64 = 0.95;
+/// From this share on even its own sessions leave it.
+pub(super) const STICKY_SHARE: f64 = 0.98;
+/// How much earlier a low priority stops: the owner's reserve.
+const LOW_PRIORITY_RESERVE: f64 = 0.15;
+/// Provider figures are percentages with noise in the last bits.
+const SHARE_TOLERANCE: f64 = 1e-9;
+
+/// Not logged in, or without credit.
+#[derive(Clone, Debug)]
+pub(super) struct Quarantine {
+    pub(super) since: Timestamp,
+    /// What the provider said.
+    pub(super) detail: String,
+}
+
+/// See the module's description.
+#[derive(Clone, Debug)]
+pub(super) struct Subscription {
+    pub(super) settings: SubscriptionSettings,
+    /// Client slots.
+    pub(super) max_clients: u32,
+    pub(super) usage: UsageLog,
+    pub(super) limits: ProviderLimits,
+    pub(super) breaker: Breaker,
+    pub(super) ramp: Option<Ramp>,
+    pub(super) quarantine: Option<Quarantine>,
+    /// When it left the configuration.
+    pub(super) removed: Option<Timestamp>,
+    /// When it was last switched on or off, or came into the pool.
+    pub(super) switched_at: Timestamp,
+    pub(super) in_flight: u32,
+    /// Requests in flight that hold a client slot of their own.
+    pub(super) own_slots: u32,
+    /// Estimated cost of what is in flight.
+    pub(super) reserved: MicroUsd,
+    /// When it was last granted, counted in grants.
+    pub(super) last_granted: u64,
+    pub(super) last_usage: Option<Timestamp>,
+    /// Available, approaching or limited by its budget, as last announced, and since when.
+    pub(super) level: Status,
+    pub(super) level_since: Timestamp,
+    /// The score when anything last changed.
+    pub(super) health: HealthBreakdown,
+    /// Its place in the index.
+    pub(super) place: Option<Place>,
+    /// Why it can take no new session, as counted by the pool.
+    pub(super) counted: Option<Cause>,
+    /// When the pool will next look at it.
+    pub(super) scheduled: Option<Timestamp>,
+    /// The lock that was last seen.
+    seen_lock: Option<Lock>,
+    /// Recoveries so far.
+    epoch: u32,
+}
+
+/// How much of the week is used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WeekUse {
+    /// By our own account, 1.0 being the budget.
+    own: f64,
+    /// By the provider's, if it said so.
+    provider: Option<f64>,
+}
+
+impl WeekUse {
+    /// The larger of the two.
+    pub(super) fn share(&self) -> f64 {
+        self.provider.map_or(self.own, |provider| provider.max(self.own))
+    }
+
+    pub(super) fn percent(&self) -> f64 {
+        self.share() * 100.0
+    }
+
+    /// Whose figure is larger.
+    pub(super) fn source(&self) -> Source {
+        if self.provider.is_some_and(|provider| provider > self.own) { Source::Provider } else { Source::Account }
+    }
+}
+
+impl Subscription {
+    pub(super) fn new(settings: SubscriptionSettings, max_clients: u32, now: Timestamp) -> Self {
+        Self {
+            settings,
+            max_clients,
+            usage: UsageLog::default(),
+            limits: ProviderLimits::default(),
+            breaker: Breaker::default(),
+            ramp: None,
+            quarantine: None,
+            removed: None,
+            switched_at: now,
+            in_flight: 0,
+            own_slots: 0,
+            reserved: MicroUsd::ZERO,
+            last_granted: 0,
+            last_usage: None,
+            level: Status::Available,
+            level_since: now,
+            health: HealthBreakdown::default(),
+            place: None,
+            counted: None,
+            scheduled: None,
+            seen_lock: None,
+            epoch: 0,
+        }
+    }
+
+    pub(super) fn id(&self) -> Arc<str> {
+        Arc::clone(&self.settings.id)
+    }
+
+    // What it is good for.
+
+    pub(super) fn week_use(&self, now: Timestamp, figures: &Figures) -> WeekUse {
+        let budget = self.settings.weekly_budget;
+        let own = if budget > MicroUsd::ZERO { figures.week.cost.as_usd() / budget.as_usd() } else { 1.0 };
+        let provider = self.limits.reported_at(now, Window::SevenDay).map(|reported| reported.utilization);
+        WeekUse { own, provider }
+    }
+
+    /// The block's use in percent: the larger of our own account and the provider's.
+    pub(super) fn block_percent(&self, now: Timestamp, figures: &Figures) -> f64 {
+        let own = block_percent(figures.block_tally.cost.as_usd());
+        let provider = self.limits.reported_at(now, Window::FiveHour).map(|reported| reported.utilization * 100.0);
+        provider.map_or(own, |provider| provider.max(own)).min(100.0)
+    }
+
+    pub(super) fn health_at(&self, now: Timestamp, figures: &Figures, clients: u32) -> HealthBreakdown {
+        HealthBreakdown::of(&HealthInputs {
+            weekly_percent: self.week_use(now, figures).percent(),
+            block_percent: self.block_percent(now, figures),
+            block_is_fresh: figures.block_tally.cost == MicroUsd::ZERO,
+            clients,
+            burn_rate: figures.burn_rate(),
+        })
+    }
+
+    /// The budget's level: available, approaching or limited.
+    pub(super) fn level_at(&self, now: Timestamp, figures: &Figures) -> Status {
+        let reaches = |share| self.budget_spent(now, figures, share);
+        if reaches(LIMITED_SHARE) {
+            Status::Limited
+        } else if reaches(APPROACHING_SHARE) {
+            Status::Approaching
+        } else {
+            Status::Available
+        }
+    }
+
+    /// What keeps every request away, whatever it asks for, for longer than requests take.
+    pub(super) fn outage(&self, now: Timestamp) -> Option<Exclusion> {
+        if let Some(removed) = self.removed {
+            return Some(Exclusion::new(Cause::Removed, Some(removed), None));
+        }
+        if !self.settings.enabled {
+            return Some(Exclusion::new(Cause::Disabled, Some(self.switched_at), None));
+        }
+        if let Some(quarantine) = &self.quarantine {
+            return Some(Exclusion::new(Cause::Unauthenticated, Some(quarantine.since), None));
+        }
+        if let Some(lock) = self.limits.lock_at(now) {
+            let cause = if lock.throttle { Cause::Throttled } else { Cause::ProviderLimit };
+            return Some(Exclusion::new(cause, Some(lock.since), Some(lock.until)));
+        }
+        match self.breaker.at(now) {
+            Breaker::Open { since, until } => Some(Exclusion::new(Cause::BreakerOpen, Some(since), Some(until))),
+            Breaker::Closed { .. } | Breaker::HalfOpen { .. } => None,
+        }
+    }
+
+    /// What keeps requests for one family away.
+    pub(super) fn family_exclusion(&self, now: Timestamp, family: Family) -> Option<Exclusion> {
+        let lock = self.limits.family_lock_at(now, family)?;
+        Some(Exclusion::new(Cause::FamilyLimit, Some(lock.since), Some(lock.until)))
+    }
+
+    /// Whether `share` of the weekly budget is used, by our own account or the provider's.
+    pub(super) fn budget_spent(&self, now: Timestamp, figures: &Figures, share: f64) -> bool {
+        figures.week.cost >= self.share_of_budget(share) || self.provider_spent(now, share).is_some()
+    }
+
+    /// The same with the time at which it ends; that takes a walk through the records that have to age until then.
+    pub(super) fn budget_exclusion(&self, now: Timestamp, figures: &Figures, share: f64) -> Option<Exclusion> {
+        let limit = self.share_of_budget(share);
+        let own = (figures.week.cost >= limit).then(|| self.usage.week_below_at(now, limit));
+        if let Some(reported) = self.provider_spent(now, share) {
+            let until = own.flatten().map_or(reported, |own| own.max(reported));
+            let exclusion = Exclusion::new(Cause::BudgetSpent, None, Some(until));
+            return Some(exclusion.told_by(Source::Provider));
+        }
+        own.map(|until| Exclusion::new(Cause::BudgetSpent, None, until))
+    }
+
+    /// When the provider's figure ends, if that is `share` of the week or more.
+    fn provider_spent(&self, now: Timestamp, share: f64) -> Option<Timestamp> {
+        let reported = self.limits.reported_at(now, Window::SevenDay)?;
+        (reported.utilization >= share - SHARE_TOLERANCE).then(|| reported.expires_at())
+    }
+
+    /// Whether `share` of the weekly budget is used or reserved.
+    pub(super) fn reserve_exclusion(&self, now: Timestamp, figures: &Figures, share: f64) -> Option<Exclusion> {
+        if self.reserved == MicroUsd::ZERO {
+            return None;
+        }
+        let own = figures.week.cost + self.reserved >= self.share_of_budget(share);
+        let provider = self.limits.reported_at(now, Window::SevenDay).is_some_and(|reported| {
+            let reserved = self.reserved.as_usd() / self.settings.weekly_budget.as_usd();
+            reported.utilization + reserved >= share - SHARE_TOLERANCE
+        });
+        (own || provider).then(|| Exclusion::new(Cause::BudgetReserved, None, None))
+    }
+
+    /// The share of the weekly budget up to which it takes new sessions.
+    pub(super) fn new_session_share(&self, threshold: f64) -> f64 {
+        let share = match self.settings.priority {
+            Priority::Low => threshold - LOW_PRIORITY_RESERVE,
+            Priority::Normal => threshold,
+            Priority::High => threshold.max(LIMITED_SHARE),
+        };
+        share.min(LIMITED_SHARE)
+    }
+
+    /// What keeps a request away until another one ends.
+    pub(super) fn congestion(&self, now: Timestamp, sessions: u32, needs_slot: bool) -> Option<Exclusion> {
+        let cause = if matches!(self.breaker.at(now), Breaker::HalfOpen { probing: true, .. }) {
+            Cause::Probing
+        } else if self.ramp.is_some_and(|ramp| !ramp.admits()) {
+            Cause::RampingUp
+        } else if self.in_flight >= self.settings.max_concurrent {
+            Cause::RequestsFull
+        } else if needs_slot && self.clients(sessions) >= self.max_clients {
+            Cause::SlotsFull
+        } else {
+            return None;
+        };
+        Some(Exclusion::new(cause, None, None))
+    }
+
+    /// Client slots in use when `sessions` explicit sessions are assigned.
+    pub(super) const fn clients(&self, sessions: u32) -> u32 {
+        sessions.saturating_add(self.own_slots)
+    }
+
+    // What happens to it.
+
+    /// Takes note of the time: what has passed is announced.
+    pub(super) fn advance(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.usage.advance(now);
+        self.breaker = self.breaker.at(now);
+        for lock in self.limits.expire(now) {
+            if matches!(lock.window, Some(Window::SevenDayFamily(_))) {
+                effects.push(Effect::Recovered { subscription: self.id(), cause: lock.cause() });
+            }
+        }
+        let lock = self.limits.lock_at(now);
+        if lock.is_none()
+            && let Some(ended) = self.seen_lock
+        {
+            self.begin_ramp(1);
+            if !ended.throttle {
+                effects.push(Effect::Recovered { subscription: self.id(), cause: ended.cause() });
+            }
+        }
+        self.seen_lock = lock;
+    }
+
+    /// Announces a change of the budget's level.
+    pub(super) fn announce_level(&mut self, now: Timestamp, figures: &Figures, effects: &mut Vec<Effect>) {
+        let level = self.level_at(now, figures);
+        if level == self.level {
+            return;
+        }
+        effects.push(Effect::StatusChanged {
+            subscription: self.id(),
+            from: self.level,
+            to: level,
+            cause: self.level_cause(now, figures),
+        });
+        self.level = level;
+        self.level_since = now;
+    }
+
+    /// The budget's level in words.
+    pub(super) fn level_cause(&self, now: Timestamp, figures: &Figures) -> String {
+        let week = self.week_use(now, figures);
+        let by = if week.source() == Source::Provider { "by the provider's account" } else { "by our own account" };
+        format!("{:.1} % of the weekly budget used {by}", week.percent())
+    }
+
+    /// A request begins. Returns whether it probes the breaker, and the recovery it belongs to.
+    pub(super) fn start(&mut self, now: Timestamp, reserved: MicroUsd, own_slot: bool) -> (bool, u32) {
+        self.in_flight += 1;
+        self.own_slots += u32::from(own_slot);
+        self.reserved += reserved;
+        if let Some(ramp) = &mut self.ramp {
+            ramp.start();
+        }
+        (self.breaker.start(now), self.epoch)
+    }
+
+    /// A request ends: what it held is free again, and what it used is recorded.
+    pub(super) fn release(&mut self, now: Timestamp, lease: &Lease, answered: bool, spent: &Spent) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.own_slots = self.own_slots.saturating_sub(u32::from(lease.own_slot));
+        self.reserved -= lease.reserved;
+        if let Some(ramp) = &mut self.ramp
+            && lease.epoch == self.epoch
+        {
+            ramp.finish(answered);
+            if ramp.allowance() >= self.settings.max_concurrent {
+                self.ramp = None;
+            }
+        }
+        if spent.cost > MicroUsd::ZERO || spent.usage.total() > 0 {
+            self.usage.record(now, spent);
+            self.last_usage = Some(now);
+        }
+    }
+
+    /// Learns from how a request ended.
+    pub(super) fn learn(
+        &mut self,
+        now: Timestamp,
+        lease: &Lease,
+        outcome: Outcome,
+        rules: &BreakerSettings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let change = match outcome {
+            Outcome::Completed => {
+                self.limits.succeed(lease.granted_at);
+                self.breaker.succeed(lease.probe, rules)
+            }
+            Outcome::Unavailable | Outcome::BackendFailed => self.breaker.fail(now, lease.probe, rules),
+            Outcome::Abandoned | Outcome::ClientError => {
+                self.breaker.pass(lease.probe);
+                BreakerChange::None
+            }
+            Outcome::Limited(report) => {
+                self.breaker.pass(lease.probe);
+                self.hear(now, &report);
+                self.reject(now, lease.granted_at, &report, effects);
+                BreakerChange::None
+            }
+            Outcome::Unauthenticated { detail } => {
+                self.breaker.pass(lease.probe);
+                self.quarantine(now, detail, effects);
+                BreakerChange::None
+            }
+        };
+        match change {
+            BreakerChange::None => {}
+            BreakerChange::Opened(until) => effects.push(Effect::BreakerOpened { subscription: self.id(), until }),
+            BreakerChange::Closed => {
+                // The probes were the first step.
+                self.begin_ramp(2);
+                let cause = Cause::BreakerOpen.to_string();
+                effects.push(Effect::Recovered { subscription: self.id(), cause });
+            }
+        }
+    }
+
+    /// Learns what the provider said beside an answer or when polled.
+    pub(super) fn observe(&mut self, now: Timestamp, report: &LimitReport, effects: &mut Vec<Effect>) {
+        self.hear(now, report);
+        if report.status == LimitStatus::Rejected {
+            self.reject(now, now, report, effects);
+        }
+    }
+
+    /// Notes figures and resets, whatever the verdict.
+    fn hear(&mut self, now: Timestamp, report: &LimitReport) {
+        self.limits.note(now, report);
+        let of_windows = report.windows.iter().filter_map(|used| Some((used.window, used.resets_at?)));
+        for (window, reset) in of_windows.chain(report.window.zip(report.resets_at)) {
+            match window {
+                Window::FiveHour => self.usage.anchor_block(now, reset),
+                Window::SevenDay => self.usage.anchor_week(now, reset),
+                Window::SevenDayFamily(_) => {}
+            }
+        }
+    }
+
+    fn reject(&mut self, now: Timestamp, started_at: Timestamp, report: &LimitReport, effects: &mut Vec<Effect>) {
+        let Some(lock) = self.limits.reject(now, started_at, report) else { return };
+        let subscription = self.id();
+        effects.push(if lock.throttle {
+            Effect::Throttled { subscription, until: lock.until }
+        } else {
+            Effect::LimitReached { subscription, cause: lock.cause(), until: lock.until }
+        });
+        self.seen_lock = self.limits.lock_at(now);
+    }
+
+    fn quarantine(&mut self, now: Timestamp, detail: String, effects: &mut Vec<Effect>) {
+        if self.quarantine.is_none() {
+            effects.push(Effect::AuthFailed { subscription: self.id(), cause: detail.clone() });
+            self.quarantine = Some(Quarantine { since: now, detail });
+        }
+    }
+
+    /// Its operator says that it is logged in again.
+    pub(super) fn end_quarantine(&mut self, effects: &mut Vec<Effect>) {
+        if self.quarantine.take().is_some() {
+            self.begin_ramp(1);
+            let cause = Cause::Unauthenticated.to_string();
+            effects.push(Effect::Recovered { subscription: self.id(), cause });
+        }
+    }
+
+    /// Its operator says that all is well: forgets quarantine, locks and failures.
+    pub(super) fn restore(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.end_quarantine(effects);
+        self.limits.unlock();
+        self.advance(now, effects);
+        if self.breaker != Breaker::default() {
+            self.breaker = Breaker::default();
+            self.begin_ramp(1);
+        }
+    }
+
+    fn begin_ramp(&mut self, allowance: u32) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.ramp = (allowance < self.settings.max_concurrent).then(|| Ramp::new(allowance));
+    }
+
+    /// The next instant at which time alone changes what it is good for.
+    pub(super) fn next_change(&self, now: Timestamp, figures: &Figures) -> Option<Timestamp> {
+        let burning = figures.burn_rate() > 3.0;
+        let breaker = match self.breaker {
+            Breaker::Open { until, .. } => Some(until),
+            Breaker::Closed { .. } | Breaker::HalfOpen { .. } => None,
+        };
+        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker].into_iter().flatten().min()
+    }
+
+    fn share_of_budget(&self, share: f64) -> MicroUsd {
+        MicroUsd::from_usd(self.settings.weekly_budget.as_usd() * share)
+    }
+}
