@@ -190,7 +190,7 @@ fn check(world: &World, out: &[(Grant, MicroUsd)]) -> Result<(), TestCaseError> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_books_balance(commands in proptest::collection::vec(command(), 1..120)) {
