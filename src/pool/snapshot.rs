@@ -29,6 +29,7 @@ pub struct Snapshot {
     /// The pool in four figures.
     pub totals: Totals,
     /// The members, in the order of the configuration.
+    #[serde(rename = "status")]
     pub subscriptions: Vec<SubscriptionView>,
 }
 

@@ -1,7 +1,5 @@
 //! The pool as a whole: its rules, each with its number, and what holds under any sequence of commands.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
-
 mod failure;
 mod limits;
 mod properties;
