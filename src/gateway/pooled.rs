@@ -32,6 +32,9 @@ const ASSUMED_OUTPUT_TOKENS: u64 = 500;
 /// The first pause before a failed request is tried again on a subscription that it has tried already.
 const BACK_OFF: Duration = Duration::from_millis(250);
 
+/// Decisions that `/debug/auth-pool` shows, the newest first.
+const SHOWN_DECISIONS: usize = 20;
+
 /// The backends by subscription id.
 pub type Backends = HashMap<Arc<str>, Arc<dyn Backend>>;
 
@@ -115,7 +118,7 @@ impl PooledGateway {
             };
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
-            info!(%subscription, attempt = attempt + 1, reason = decision.reason(), "allocated");
+            info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
             match self.run(&call.request, lease).await {
                 Ok(events) => {
                     let session_id = match &call.session {
@@ -125,7 +128,7 @@ impl PooledGateway {
                     return Ok(Answer {
                         subscription,
                         session_id,
-                        decision_reason: decision.reason().to_owned(),
+                        decision_reason: decision.reason.to_string(),
                         events,
                     });
                 }
@@ -216,7 +219,7 @@ impl Gateway for PooledGateway {
     }
 
     fn health(&self) -> HealthReport {
-        let totals = self.0.pool.with(|pool, now| (pool.totals(now), Vec::new()));
+        let totals = self.0.pool.with(|pool, now| (pool.health(now), Vec::new()));
         let processes = self.0.claude.counts();
         HealthReport {
             status: if self.is_draining() { "stopping" } else { "ok" }.to_owned(),
@@ -244,9 +247,13 @@ impl Gateway for PooledGateway {
     }
 
     fn debug(&self) -> Value {
-        let snapshot = self.0.pool.with(|pool, now| (pool.snapshot(now), Vec::new()));
+        let (snapshot, decisions) = self.0.pool.with(|pool, now| {
+            let decisions: Vec<_> = pool.decisions().take(SHOWN_DECISIONS).cloned().collect();
+            ((pool.snapshot(now), decisions), Vec::new())
+        });
         let mut debug = serde_json::to_value(snapshot).unwrap_or_default();
         if let Some(fields) = debug.as_object_mut() {
+            fields.insert("decisions".to_owned(), json!(decisions));
             fields.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
             fields.insert("processes".to_owned(), json!(self.0.claude.counts()));
             fields.insert("configProblems".to_owned(), json!(self.0.config_problems.load().as_deref()));

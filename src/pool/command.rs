@@ -143,6 +143,20 @@ pub enum Effect {
         /// When it returns.
         until: Timestamp,
     },
+    /// The provider throttled a subscription without naming an end; it rests for a moment.
+    Throttled {
+        /// The subscription.
+        subscription: Arc<str>,
+        /// When it is tried again.
+        until: Timestamp,
+    },
+    /// A subscription failed so often in a row that it is left alone for a while.
+    BreakerOpened {
+        /// The subscription.
+        subscription: Arc<str>,
+        /// When it is tried again.
+        until: Timestamp,
+    },
     /// A subscription cannot log in.
     AuthFailed {
         /// The subscription.
@@ -180,7 +194,7 @@ pub enum Status {
     Approaching,
     /// From 95 % on.
     Limited,
-    /// Waiting for a provider limit or throttle to pass.
+    /// Waiting for a provider limit, a throttle or an open breaker to pass.
     Cooldown,
     /// Not logged in, or without credit.
     Unauthenticated,

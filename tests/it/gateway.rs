@@ -162,7 +162,7 @@ impl Bench {
     }
 
     fn status(&self, index: usize) -> (Status, f64, u32) {
-        let view = self.pool.with(|pool, now| (pool.snapshot(now), Vec::new())).status.swap_remove(index);
+        let view = self.pool.with(|pool, now| (pool.snapshot(now), Vec::new())).subscriptions.swap_remove(index);
         (view.status, view.weekly_used, view.in_flight)
     }
 }
@@ -326,6 +326,6 @@ async fn sessions_stay_and_clients_do_not_share_them() {
     let mut other = call("a");
     other.client = "somebody else".into();
     read(bench.gateway.chat(other).await.expect("an answer")).await;
-    let sessions = bench.pool.with(|pool, now| (pool.totals(now).sessions, Vec::new()));
+    let sessions = bench.pool.with(|pool, now| (pool.health(now).sessions, Vec::new()));
     assert_eq!(sessions, 4);
 }
