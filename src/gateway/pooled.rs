@@ -35,6 +35,9 @@ const BACK_OFF: Duration = Duration::from_millis(250);
 /// Decisions that `/debug/auth-pool` shows, the newest first.
 const SHOWN_DECISIONS: usize = 20;
 
+/// When to come back if subscriptions are left that a request had no attempts for.
+const SOMEBODY_ELSE: Duration = Duration::from_secs(1);
+
 /// The backends by subscription id.
 pub type Backends = HashMap<Arc<str>, Arc<dyn Backend>>;
 
@@ -142,7 +145,25 @@ impl PooledGateway {
                 }
             }
         }
-        Err(last.map_or(GatewayError::ShuttingDown, GatewayError::Failed))
+        Err(match last {
+            Some(failure) if failure.fault() == Fault::Subscription => self.out_of_attempts(call, &tried, failure),
+            Some(failure) => GatewayError::Failed(failure),
+            None => GatewayError::ShuttingDown,
+        })
+    }
+
+    /// The client's error when every attempt ended at a subscription that cannot serve. When to come back depends on
+    /// all of the pool: what the last one said is about itself.
+    fn out_of_attempts(&self, call: &Call, tried: &[Arc<str>], last: Failure) -> GatewayError {
+        match self.0.pool.acquire(&ask(call, tried)) {
+            Err(refusal) => refused(&refusal, Some(last)),
+            // Somebody else can: the next request goes there.
+            Ok(_) => GatewayError::Refused {
+                reason: RefusalReason::Busy,
+                retry_after: Some(SOMEBODY_ELSE),
+                message: "the subscriptions that were tried cannot serve; others can".to_owned(),
+            },
+        }
     }
 
     /// A lease on a subscription that this request has not tried. When there is none, and the last failure was a

@@ -219,6 +219,23 @@ async fn when_all_are_limited_the_client_learns_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn when_to_come_back_is_known_also_when_the_attempts_are_used_up() {
+    let resets = |all: &[u64]| bench(&all.iter().map(|after| Scripted::failing(limited(*after))).collect::<Vec<_>>());
+    let refused = |bench: Bench| async move {
+        match bench.chat("s").await {
+            Err(GatewayError::Refused { reason, retry_after, .. }) => (reason, retry_after.expect("a time")),
+            _ => panic!("it must be refused"),
+        }
+    };
+    let (reason, after) = refused(resets(&[300, 50, 200])).await;
+    assert_eq!(reason, RefusalReason::ProviderLimited);
+    assert!((48.0..=50.1).contains(&after.as_secs_f64()), "{after:?}");
+    // With three attempts the fourth was not asked.
+    let (reason, after) = refused(resets(&[300, 50, 200, 100])).await;
+    assert_eq!((reason, after), (RefusalReason::Busy, Duration::from_secs(1)));
+}
+
+#[tokio::test]
 async fn the_clients_own_mistake_is_tried_once() {
     let backend = Scripted::failing(FailureKind::InvalidRequest);
     let bench = bench(&[Arc::clone(&backend), Scripted::good()]);
