@@ -109,7 +109,8 @@ def test_two_hundred_disconnects_leave_nothing(start: Start, standin: Standin, m
     assert debug["totals"]["sessions"] == 0
     for member in debug["status"]:
         assert (member["inFlight"], member["reserved"], member["status"]) == (0, 0, "available"), member
-        assert (member["assignedClients"], member["breaker"]) == (0, "closed"), member
+        assert (member["assignedClients"], member["breaker"]["state"]) == (0, "closed"), member
+        assert member["sessionCounts"] == {"explicit": 0, "fingerprint": 0}, member
     assert len(proxy.cli_processes()) == debug["processes"]["spare"] <= 3
     measured[f"{MANY} disconnects"] = f"{elapsed:.0f} s, {debug['processes']['started']} processes started"
     _answers_again(proxy, standin)

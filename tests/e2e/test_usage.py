@@ -14,7 +14,8 @@ def listening_cli(build: Build, folder: Path) -> tuple[Path, Path]:
     copies = folder / "said"
     copies.mkdir()
     script = folder / "claude"
-    script.write_text(f'#!/bin/sh\n"{build.cli}" "$@" | tee "{copies}/$$.jsonl"\n')
+    # The copy is written first: the proxy may end the process as soon as it has read the last line.
+    script.write_text(f'#!/bin/sh\nexec 3>&1\n"{build.cli}" "$@" | tee /dev/fd/3 > "{copies}/$$.jsonl"\n')
     script.chmod(0o755)
     return script, copies
 
@@ -67,4 +68,5 @@ def test_the_providers_own_figures_are_shown(start: Start, standin: Standin) -> 
     ask(proxy.openai(), "Hello")
     member = proxy.wait_idle()["status"][0]
     assert member["blockPercent"] == 95
-    assert "five_hour" in {window["window"] for window in member["windows"]}
+    windows = {limit["window"]: limit["utilization"] for limit in member["limits"]}
+    assert windows["five_hour"] == 0.95
