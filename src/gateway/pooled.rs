@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -50,7 +50,7 @@ struct Shared {
     backends: ArcSwap<Backends>,
     catalog: ArcSwap<Catalog>,
     claude: ClaudeCli,
-    max_attempts: u32,
+    max_attempts: AtomicU32,
     started: Timestamp,
     draining: AtomicBool,
     /// Ends every answer.
@@ -75,7 +75,7 @@ impl PooledGateway {
             backends: ArcSwap::from_pointee(backends),
             catalog: ArcSwap::from_pointee(catalog),
             claude,
-            max_attempts: max_attempts.max(1),
+            max_attempts: AtomicU32::new(max_attempts.max(1)),
             started: clock::now(),
             draining: AtomicBool::new(false),
             kill: CancellationToken::new(),
@@ -94,8 +94,9 @@ impl PooledGateway {
         self.0.kill.cancel();
     }
 
-    /// Takes over changed backends and names of models. Running answers keep what they have.
-    pub fn replace(&self, backends: Backends, catalog: Catalog) {
+    /// Takes over changed backends, names of models and the number of attempts. Running answers keep what they have.
+    pub fn replace(&self, backends: Backends, catalog: Catalog, max_attempts: u32) {
+        self.0.max_attempts.store(max_attempts.max(1), Ordering::Relaxed);
         self.0.backends.store(Arc::new(backends));
         self.0.catalog.store(Arc::new(catalog));
     }
@@ -114,7 +115,7 @@ impl PooledGateway {
     async fn begin(&self, call: &Call) -> Result<Answer, GatewayError> {
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
-        for attempt in 0..self.0.max_attempts {
+        for attempt in 0..self.0.max_attempts.load(Ordering::Relaxed) {
             let lease = match self.lease(call, &tried, last.as_ref(), attempt).await {
                 Ok(lease) => lease,
                 Err(refusal) => return Err(refused(&refusal, last)),
@@ -293,6 +294,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
         family: request.model.family,
         estimated_cost: request.model.price.cost(&estimate),
         estimated_tokens: input,
+        priority: call.priority,
         exclude,
     }
 }

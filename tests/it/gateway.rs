@@ -13,7 +13,9 @@ use auth_pool::conversation::{
 use auth_pool::gateway::{
     Answer, Call, Gateway as _, GatewayError, PooledGateway, Priority, RefusalReason, SessionHint, SharedPool,
 };
-use auth_pool::pool::{BreakerSettings, Pool, RebalanceSettings, Settings, Status, SubscriptionSettings};
+use auth_pool::pool::{
+    BreakerSettings, Pool, RebalanceSettings, SelectionSettings, Settings, Status, SubscriptionSettings,
+};
 use auth_pool::runtime::{clock, tasks::Tasks};
 use auth_pool::units::{MicroUsd, Timestamp};
 use futures_util::{StreamExt as _, stream};
@@ -110,6 +112,7 @@ fn bench(backends: &[Arc<Scripted>]) -> Bench {
         subscriptions: names.iter().map(subscription).collect(),
         max_clients: 15,
         weekly_budget_threshold: 0.85,
+        selection: SelectionSettings::default(),
         rebalancing: RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_usd(5.0), max_moves: 3 },
         breaker: BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: Duration::from_secs(300) },
         session_idle_after: Duration::from_secs(300),
