@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::conversation::{Family, LimitReport, Usage};
 use crate::units::{MicroUsd, Timestamp};
 
-use super::Decision;
+use super::{CapacityLimits, Decision};
 
 /// Names one lease; never used twice in a process's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -244,6 +244,8 @@ pub struct SubscriptionSettings {
     pub enabled: bool,
     /// How much of the owner's reserve the pool may use.
     pub priority: Priority,
+    /// What it may use in a minute and in a day.
+    pub capacity: CapacityLimits,
 }
 
 /// How much of the owner's reserve may be used: by the pool, for [`SubscriptionSettings::priority`], and by one request,

@@ -9,6 +9,7 @@
 
 mod allocate;
 mod breaker;
+mod capacity;
 mod command;
 mod explain;
 mod health;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 
 use crate::units::Timestamp;
 
+pub use capacity::CapacityLimits;
 pub use command::*;
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;

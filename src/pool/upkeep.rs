@@ -217,7 +217,7 @@ impl Pool {
         let closed_families = member.limits.locked_families(now);
         let openness = Openness { least_priority, closed_families };
         let sessions = self.explicit_sessions(at);
-        let congestion = member.congestion(now, sessions, true).map(|exclusion| exclusion.cause);
+        let congestion = member.congestion(now, figures, sessions, true).map(|exclusion| exclusion.cause);
         let place = match congestion {
             None => Some(Place::Ready(openness, self.rank(at, now, figures))),
             Some(Cause::SlotsFull) => {

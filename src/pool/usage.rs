@@ -14,6 +14,10 @@ use super::command::Spent;
 pub(super) const WEEK: Duration = Duration::from_hours(7 * 24);
 /// The provider's short window.
 pub(super) const BLOCK: Duration = Duration::from_hours(5);
+/// Capacity is counted over this long,
+pub(super) const MINUTE: Duration = Duration::from_mins(1);
+/// and over this long.
+pub(super) const DAY: Duration = Duration::from_hours(24);
 /// Burn rate is the cost of this long.
 const HOUR: Duration = Duration::from_hours(1);
 /// Tokens per minute are averaged over this long.
@@ -105,6 +109,25 @@ impl Window {
         }
     }
 
+    /// When its sum falls below `limit` as its records become `length` old; `None` if it already is below.
+    fn falls_below(
+        mut self,
+        length: Duration,
+        records: &Records,
+        measure: impl Fn(&Tally) -> i64,
+        limit: i64,
+    ) -> Option<Timestamp> {
+        let mut falls_at = None;
+        while measure(&self.tally) >= limit
+            && let Some(record) = records.at(self.next)
+        {
+            self.tally.remove(record);
+            self.next += 1;
+            falls_at = Some(record.at + length);
+        }
+        falls_at
+    }
+
     /// When the oldest record inside is `length` old.
     fn next_expiry(&self, length: Duration, records: &Records) -> Option<Timestamp> {
         records.at(self.next).map(|record| record.at + length)
@@ -125,10 +148,14 @@ pub(super) struct Block {
 pub(super) struct Figures {
     /// The week so far.
     pub(super) week: Tally,
+    /// The last 24 hours.
+    pub(super) day: Tally,
     /// The last 60 minutes.
     pub(super) hour: Tally,
     /// The last 5 minutes.
     pub(super) five_minutes: Tally,
+    /// The last minute.
+    pub(super) minute: Tally,
     /// The current block, if one has begun.
     pub(super) block: Option<Block>,
     /// The current block's use; zero between blocks.
@@ -170,8 +197,10 @@ impl Figures {
 pub(super) struct UsageLog {
     records: Records,
     week: Window,
+    day: Window,
     hour: Window,
     five_minutes: Window,
+    minute: Window,
     block_window: Window,
     block: Option<Block>,
     /// When the provider's own week resets, once it has said so.
@@ -194,7 +223,8 @@ impl UsageLog {
             self.block_window = self.empty_window();
         }
         self.records.held.push_back(record);
-        for window in [&mut self.week, &mut self.hour, &mut self.five_minutes, &mut self.block_window] {
+        let Self { week, day, hour, five_minutes, minute, block_window, .. } = self;
+        for window in [week, day, hour, five_minutes, minute, block_window] {
             window.tally.add(&record);
         }
     }
@@ -202,8 +232,10 @@ impl UsageLog {
     /// Lets go of what has become too old by `now`.
     pub(super) fn advance(&mut self, now: Timestamp) {
         self.week.seek(self.week_start(now), &self.records);
+        self.day.seek(rolling_start(now, DAY), &self.records);
         self.hour.seek(rolling_start(now, HOUR), &self.records);
         self.five_minutes.seek(rolling_start(now, FIVE_MINUTES), &self.records);
+        self.minute.seek(rolling_start(now, MINUTE), &self.records);
         if self.block.is_some_and(|block| now >= block.end) {
             self.block = None;
             self.block_window = self.empty_window();
@@ -220,8 +252,10 @@ impl UsageLog {
         let block = self.block.filter(|block| now < block.end);
         Figures {
             week: sought(self.week, self.week_start(now)),
+            day: sought(self.day, rolling_start(now, DAY)),
             hour: sought(self.hour, rolling_start(now, HOUR)),
             five_minutes: sought(self.five_minutes, rolling_start(now, FIVE_MINUTES)),
+            minute: sought(self.minute, rolling_start(now, MINUTE)),
             block,
             block_tally: if block.is_some() { self.block_window.tally } else { Tally::default() },
         }
@@ -253,21 +287,23 @@ impl UsageLog {
     pub(super) fn week_below_at(&self, now: Timestamp, limit: MicroUsd) -> Option<Timestamp> {
         let mut week = self.week;
         week.seek(self.week_start(now), &self.records);
-        if week.tally.cost < limit {
-            return None;
-        }
         if let Some(reset) = self.week_reset_after(now) {
-            return Some(reset);
+            return (week.tally.cost >= limit).then_some(reset);
         }
-        let mut falls_at = None;
-        while week.tally.cost >= limit
-            && let Some(record) = self.records.at(week.next)
-        {
-            week.tally.remove(record);
-            week.next += 1;
-            falls_at = Some(record.at + WEEK);
-        }
-        falls_at
+        week.falls_below(WEEK, &self.records, |tally| tally.cost.as_micros(), limit.as_micros())
+    }
+
+    /// The same for the last minute or day and any measure of it.
+    pub(super) fn below_at(
+        &self,
+        now: Timestamp,
+        length: Duration,
+        measure: impl Fn(&Tally) -> i64,
+        limit: i64,
+    ) -> Option<Timestamp> {
+        let mut window = if length == DAY { self.day } else { self.minute };
+        window.seek(rolling_start(now, length), &self.records);
+        window.falls_below(length, &self.records, measure, limit)
     }
 
     /// The next instant at which time alone changes the week's sum, the block or (if `burning`) the last hour's sum.
@@ -318,8 +354,6 @@ fn rolling_start(now: Timestamp, length: Duration) -> Timestamp {
 mod tests {
     use super::*;
     use crate::conversation::Usage;
-
-    const DAY: Duration = Duration::from_hours(24);
 
     fn spent(dollars: f64) -> Spent {
         Spent { usage: Usage { input: 60, output: 40, ..Usage::default() }, cost: MicroUsd::from_usd(dollars) }

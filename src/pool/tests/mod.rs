@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
 
+mod capacity;
 mod failure;
 mod limits;
 mod properties;
@@ -123,6 +124,7 @@ fn member(id: &str) -> SubscriptionSettings {
         max_concurrent: 100,
         enabled: true,
         priority: Priority::Normal,
+        capacity: CapacityLimits::default(),
     }
 }
 
