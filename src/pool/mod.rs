@@ -7,6 +7,7 @@
 //! What depends on time is reckoned when it is asked for: a subscription recovers without traffic and without
 //! [`Pool::tick`], which only announces it sooner and forgets old sessions.
 
+mod alerts;
 mod allocate;
 mod breaker;
 mod capacity;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 
 use crate::units::Timestamp;
 
+pub use alerts::{AlertSettings, BudgetUse, QuotaThresholds, Severity};
 pub use capacity::CapacityLimits;
 pub use command::*;
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::conversation::{Family, LimitReport, LimitStatus, Window};
 use crate::units::{MicroUsd, Timestamp};
 
+use super::alerts::Level;
 use super::breaker::{Breaker, BreakerChange};
 use super::capacity::Starts;
 use super::command::{BreakerSettings, Effect, Outcome, Priority, Spent, Status, SubscriptionSettings};
@@ -73,6 +74,8 @@ pub(super) struct Subscription {
     /// Available, approaching or limited by its budget, as last announced, and since when.
     pub(super) level: Status,
     pub(super) level_since: Timestamp,
+    /// Thresholds that were told to be crossed.
+    pub(super) told: Vec<Level>,
     /// The score when anything last changed.
     pub(super) health: HealthBreakdown,
     /// Its place in the index.
@@ -136,6 +139,7 @@ impl Subscription {
             last_usage: None,
             level: Status::Available,
             level_since: now,
+            told: Vec::new(),
             health: HealthBreakdown::default(),
             place: None,
             counted: None,

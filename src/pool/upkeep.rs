@@ -53,7 +53,9 @@ impl Pool {
         }
         self.order = order;
         for index in 0..self.order.len() {
-            self.refresh(self.order[index], now);
+            let at = self.order[index];
+            self.subscriptions[at as usize].forget_crossings(&self.settings.alerts);
+            self.refresh(at, now);
         }
         self.take_effects()
     }
@@ -175,6 +177,7 @@ impl Pool {
         member.advance(now, &mut self.pending);
         let figures = member.usage.figures(now);
         member.announce_level(now, &figures, &mut self.pending);
+        member.announce_crossings(now, &figures, &self.settings.alerts, &mut self.pending);
         member.health = member.health_at(now, &figures, member.clients(sessions));
         let (place, cause) = self.placing(at, now, &figures);
         let next = self.member(at).next_change(now, &figures);
