@@ -267,7 +267,7 @@ impl Default for Settings {
                 reset_after: Duration::from_mins(5),
             },
             session_idle_after: Duration::from_mins(5),
-            session_stale_after: Duration::from_mins(60),
+            session_stale_after: Duration::from_hours(1),
         }
     }
 }

@@ -31,10 +31,10 @@ mod usage;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::units::Timestamp;
+use crate::units::{MicroUsd, Timestamp};
 
 pub use alerts::{AlertSettings, BudgetUse, QuotaThresholds, Severity};
 pub use capacity::CapacityLimits;
@@ -71,6 +71,8 @@ pub struct Pool {
     strategies: [Strategy; STRATEGIES],
     lots: Lots,
     index: Index,
+    /// The members by what their blocks have cost.
+    blocks: BTreeSet<(MicroUsd, u32)>,
     /// How many members can take no new session, by cause.
     excluded: [u32; CAUSES],
     /// When to look at a member again because time alone will have changed it.
@@ -94,6 +96,7 @@ impl Pool {
             strategies: [Strategy::Health; STRATEGIES],
             lots: Lots::new(0),
             index: Index::default(),
+            blocks: BTreeSet::new(),
             excluded: [0; CAUSES],
             timers: BinaryHeap::new(),
             pending: Vec::new(),

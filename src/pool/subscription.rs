@@ -76,6 +76,8 @@ pub(super) struct Subscription {
     pub(super) level_since: Timestamp,
     /// Thresholds that were told to be crossed.
     pub(super) told: Vec<Level>,
+    /// What the block had cost when anything last changed.
+    pub(super) block_cost: MicroUsd,
     /// The score when anything last changed.
     pub(super) health: HealthBreakdown,
     /// Its place in the index.
@@ -140,6 +142,7 @@ impl Subscription {
             level: Status::Available,
             level_since: now,
             told: Vec::new(),
+            block_cost: MicroUsd::ZERO,
             health: HealthBreakdown::default(),
             place: None,
             counted: None,

@@ -261,11 +261,6 @@ impl UsageLog {
         }
     }
 
-    /// What the current block has cost.
-    pub(super) fn block_cost(&self, now: Timestamp) -> MicroUsd {
-        self.block.filter(|block| now < block.end).map_or(MicroUsd::ZERO, |_| self.block_window.tally.cost)
-    }
-
     /// The provider's week resets at `reset`.
     pub(super) fn anchor_week(&mut self, now: Timestamp, reset: Timestamp) {
         if reset > now && reset <= now + WEEK + RESET_TOLERANCE {
