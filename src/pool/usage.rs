@@ -205,6 +205,8 @@ pub(super) struct UsageLog {
     block: Option<Block>,
     /// When the provider's own week resets, once it has said so.
     week_reset: Option<Timestamp>,
+    /// From when until when no sum changes unless something is added: then there is nothing to look for.
+    settled: Option<(Timestamp, Timestamp)>,
 }
 
 impl UsageLog {
@@ -231,6 +233,9 @@ impl UsageLog {
 
     /// Lets go of what has become too old by `now`.
     pub(super) fn advance(&mut self, now: Timestamp) {
+        if self.is_settled(now) {
+            return;
+        }
         self.week.seek(self.week_start(now), &self.records);
         self.day.seek(rolling_start(now, DAY), &self.records);
         self.hour.seek(rolling_start(now, HOUR), &self.records);
@@ -241,12 +246,16 @@ impl UsageLog {
             self.block_window = self.empty_window();
         }
         self.records.forget_before(rolling_start(now, WEEK));
+        self.settled = Some((now, self.settled_until(now)));
     }
 
     /// What the log says at `now`, whether or not it was advanced to it.
     pub(super) fn figures(&self, now: Timestamp) -> Figures {
+        let settled = self.is_settled(now);
         let sought = |mut window: Window, start| {
-            window.seek(start, &self.records);
+            if !settled {
+                window.seek(start, &self.records);
+            }
             window.tally
         };
         let block = self.block.filter(|block| now < block.end);
@@ -265,6 +274,7 @@ impl UsageLog {
     pub(super) fn anchor_week(&mut self, now: Timestamp, reset: Timestamp) {
         if reset > now && reset <= now + WEEK + RESET_TOLERANCE {
             self.week_reset = Some(reset);
+            self.settled = None;
             self.advance(now);
         }
     }
@@ -275,6 +285,7 @@ impl UsageLog {
             let block = Block { start: (reset - BLOCK).min(now), end: reset };
             self.block = Some(block);
             self.block_window.seek(block.start, &self.records);
+            self.settled = None;
         }
     }
 
@@ -325,6 +336,18 @@ impl UsageLog {
     /// Whether nothing of the last week is left.
     pub(super) fn is_empty(&self) -> bool {
         self.records.held.is_empty()
+    }
+
+    fn is_settled(&self, now: Timestamp) -> bool {
+        self.settled.is_some_and(|(from, until)| from <= now && now < until)
+    }
+
+    fn settled_until(&self, now: Timestamp) -> Timestamp {
+        let rolling = [(self.day, DAY), (self.hour, HOUR), (self.five_minutes, FIVE_MINUTES), (self.minute, MINUTE)];
+        let expiries = rolling.into_iter().filter_map(|(window, length)| window.next_expiry(length, &self.records));
+        let oldest = self.records.held.front().map(|record| record.at + WEEK);
+        // A new record is the first to leave the last minute, unless others are in it.
+        expiries.chain(oldest).chain(self.next_change(now, false)).min().unwrap_or(now + MINUTE).min(now + MINUTE)
     }
 
     fn week_start(&self, now: Timestamp) -> Timestamp {
@@ -457,5 +480,46 @@ mod tests {
         log.record(now() - DAY, &spent(2.0));
         assert_eq!(log.figures(now()).week.cost, MicroUsd::from_usd(3.0));
         assert_eq!(log.figures(now()).block_tally.cost, MicroUsd::from_usd(3.0));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        /// Windows that move step by step say the same as adding up from the start.
+        #[test]
+        fn sums_are_exact_at_any_time(
+            steps in proptest::collection::vec((0..3_u8, 0..40_000_000_u64, 0..5_000_000_i64), 1..80),
+            glances in proptest::collection::vec(0..90_000_000_u64, 3),
+        ) {
+            let mut log = UsageLog::default();
+            let mut all: Vec<(Timestamp, MicroUsd)> = Vec::new();
+            let mut now = now();
+            for (kind, millis, micros) in steps {
+                // Often a short step, sometimes a long one.
+                now = now + Duration::from_millis(if kind == 0 { millis } else { millis / 1000 });
+                if kind < 2 {
+                    let cost = MicroUsd::from_micros(micros);
+                    log.record(now, &Spent { cost, ..Spent::default() });
+                    all.push((now, cost));
+                } else {
+                    log.advance(now);
+                }
+                for glance in &glances {
+                    let at = now + Duration::from_millis(*glance);
+                    let sum = |length| -> MicroUsd {
+                        all.iter().filter(|(then, _)| at.since(*then) < length).map(|(_, cost)| *cost).sum()
+                    };
+                    let figures = log.figures(at);
+                    proptest::prop_assert_eq!(figures.week.cost, sum(WEEK));
+                    proptest::prop_assert_eq!(figures.day.cost, sum(DAY));
+                    proptest::prop_assert_eq!(figures.hour.cost, sum(HOUR));
+                    proptest::prop_assert_eq!(figures.five_minutes.cost, sum(FIVE_MINUTES));
+                    proptest::prop_assert_eq!(figures.minute.cost, sum(MINUTE));
+                }
+            }
+        }
     }
 }
