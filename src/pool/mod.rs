@@ -40,7 +40,8 @@ pub use command::*;
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
 pub use snapshot::{
-    BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, WindowView,
+    BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, UsageView,
+    WindowView,
 };
 
 use explain::CAUSES;
