@@ -66,7 +66,8 @@ pub(super) fn start(
 fn take_over(target: &Target, old: &Config, new: &Config) {
     let backends = target.profiles.backends(new);
     // First the backends, then the pool: nobody is given a subscription that has no backend yet.
-    target.gateway.replace(parts::as_backends(backends), parts::catalog(new, &target.facts));
+    let catalog = parts::catalog(new, &target.facts);
+    target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.server.store(Arc::new(parts::server_settings(new)));
     target.gateway.set_config_problems(None);
