@@ -212,12 +212,11 @@ impl Courier {
     /// Ends when the program stops and nothing waits, or nobody can send any more.
     async fn deliver_all(&mut self, jobs: &mut mpsc::Receiver<Job>) {
         loop {
-            let job = match self.stop.run_until_cancelled(jobs.recv()).await {
-                Some(job) => job,
-                None => {
-                    jobs.close();
-                    jobs.recv().await
-                }
+            let job = if let Some(job) = self.stop.run_until_cancelled(jobs.recv()).await {
+                job
+            } else {
+                jobs.close();
+                jobs.recv().await
             };
             let Some(Job { message, done }) = job else { return };
             let outcome = self.deliver(&message.to_string()).await;

@@ -6,3 +6,4 @@ mod architecture;
 mod claude_cli;
 mod gateway;
 mod http;
+mod operator;
