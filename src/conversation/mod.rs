@@ -12,6 +12,6 @@ mod request;
 mod usage;
 
 pub use event::{Event, LimitReport, LimitStatus, StopReason, Window, WindowUse};
-pub use model::{Catalog, Family, Model, Price, Thinking};
+pub use model::{Catalog, Family, LongContext, Model, Price, Thinking};
 pub use request::{Block, Effort, ImageSource, Options, Request, Role, Tool, ToolChoice, ToolResultContent, Turn};
 pub use usage::Usage;

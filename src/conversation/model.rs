@@ -61,24 +61,43 @@ pub struct Price {
     pub input: i64,
     /// Output.
     pub output: i64,
+    /// Input read from the prompt cache.
+    pub cache_read: i64,
+    /// The dearer rate of long requests, where there is one.
+    pub long: Option<LongContext>,
+}
+
+/// A rate that holds for the whole of a request whose input is long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongContext {
+    /// Input tokens, cached ones included, above which the rate holds.
+    pub above: u64,
+    /// How many times the usual price every token costs.
+    pub factor: i64,
 }
 
 impl Price {
-    /// A price of whole dollars per million tokens.
+    /// A price of whole dollars per million tokens, cache reads at a tenth of the input.
     pub const fn usd_per_million(input: i64, output: i64) -> Self {
-        Self { input: input * 1_000_000, output: output * 1_000_000 }
+        let input = input * 1_000_000;
+        Self { input, output: output * 1_000_000, cache_read: input / 10, long: None }
     }
 
-    /// The cost of `usage`. Cache writes count twice the input price (the 1-hour cache that the CLI uses under a
-    /// subscription), cache reads a tenth of it: the provider's published factors.
+    /// The same price with cache reads at `micros` micro-dollars per million tokens.
+    const fn cache_read(self, micros: i64) -> Self {
+        Self { cache_read: micros, ..self }
+    }
+
+    /// The cost of `usage`. Cache writes count twice the input price: the 1-hour cache, which the CLI uses under a
+    /// subscription.
     pub fn cost(&self, usage: &Usage) -> MicroUsd {
-        let tokens = |count: u64| i128::from(count);
-        let input = i128::from(self.input);
-        let tenths = tokens(usage.input) * input * 10
-            + tokens(usage.cache_creation) * input * 20
-            + tokens(usage.cache_read) * input
-            + tokens(usage.output) * i128::from(self.output) * 10;
-        MicroUsd::from_micros(i64::try_from(tenths / 10_000_000).unwrap_or(i64::MAX))
+        let at = |count: u64, price: i64| i128::from(count) * i128::from(price);
+        let micros = at(usage.input, self.input)
+            + at(usage.cache_creation, self.input) * 2
+            + at(usage.cache_read, self.cache_read)
+            + at(usage.output, self.output);
+        let factor = self.long.filter(|long| usage.total_input() > long.above).map_or(1, |long| long.factor);
+        MicroUsd::from_micros(i64::try_from(micros * i128::from(factor) / 1_000_000).unwrap_or(i64::MAX))
     }
 }
 
@@ -127,43 +146,58 @@ struct Known {
 }
 
 const fn known(id: &'static str, input: i64, output: i64, thinking: Thinking) -> Known {
-    Known { id, price: Price::usd_per_million(input, output), thinking }
+    priced(id, Price::usd_per_million(input, output), thinking)
 }
 
-/// The ids the two pinned CLI builds know. Prices are the ones those builds reckon with.
+const fn priced(id: &'static str, price: Price, thinking: Thinking) -> Known {
+    Known { id, price, thinking }
+}
+
+/// The ids the pinned CLI builds know. Prices are what 2.1.329 reckons; 2.1.197 takes its defaults for the models that
+/// are newer than itself.
+///
+/// Both builds send a newer Opus upstream when asked for `claude-opus-4-1` or `claude-opus-4-20250514` (2.1.197
+/// `claude-opus-4-8`, 2.1.329 `claude-opus-5-5`) and charge for that; they have the dearer price of the two.
 const KNOWN: [Known; 24] = [
     known("claude-fable-5", 10, 50, Thinking::AlwaysOn),
-    known("claude-fable-5-1", 10, 50, Thinking::AlwaysOn),
-    known("claude-fable-5-2", 10, 50, Thinking::AlwaysOn),
-    known("claude-opus-4-1", 15, 75, Thinking::Budget),
-    known("claude-opus-4-1-20250805", 15, 75, Thinking::Budget),
+    priced("claude-fable-5-1", Price::usd_per_million(10, 50).cache_read(250_000), Thinking::AlwaysOn),
+    priced("claude-fable-5-2", Price::usd_per_million(8, 40).cache_read(200_000), Thinking::AlwaysOn),
+    known("claude-opus-4-1", 5, 25, Thinking::Adaptive),
+    known("claude-opus-4-1-20250805", 5, 25, Thinking::Adaptive),
     known("claude-opus-4-5", 5, 25, Thinking::Budget),
     known("claude-opus-4-5-20251101", 5, 25, Thinking::Budget),
     known("claude-opus-4-6", 5, 25, Thinking::Adaptive),
     known("claude-opus-4-7", 5, 25, Thinking::Adaptive),
     known("claude-opus-4-8", 5, 25, Thinking::Adaptive),
     known("claude-opus-5", 5, 25, Thinking::Adaptive),
-    known("claude-opus-5-5", 5, 25, Thinking::AlwaysOn),
+    priced("claude-opus-5-5", Price::usd_per_million(4, 20).cache_read(200_000), Thinking::AlwaysOn),
     known("claude-sonnet-4-5", 3, 15, Thinking::Budget),
     known("claude-sonnet-4-5-20250929", 3, 15, Thinking::Budget),
     known("claude-sonnet-4-6", 3, 15, Thinking::Adaptive),
-    known("claude-sonnet-5", 3, 15, Thinking::Adaptive),
-    known("claude-sonnet-5-5", 3, 15, Thinking::AlwaysOn),
+    known("claude-sonnet-5", 2, 10, Thinking::Adaptive),
+    priced("claude-sonnet-5-5", Price::usd_per_million(2, 10).cache_read(100_000), Thinking::AlwaysOn),
     known("claude-haiku-4-5", 1, 5, Thinking::Budget),
     known("claude-haiku-4-5-20251001", 1, 5, Thinking::Budget),
-    known("claude-haiku-5-5", 1, 5, Thinking::AlwaysOn),
-    known("claude-opus-4-20250514", 15, 75, Thinking::Budget),
+    priced("claude-haiku-5-5", HAIKU_5_5, Thinking::AlwaysOn),
+    known("claude-opus-4-20250514", 5, 25, Thinking::Adaptive),
     known("claude-sonnet-4-20250514", 3, 15, Thinking::Budget),
-    known("claude-mythos-5", 25, 125, Thinking::AlwaysOn),
-    known("claude-mythos-5-2", 25, 125, Thinking::AlwaysOn),
+    known("claude-mythos-5", 10, 50, Thinking::AlwaysOn),
+    priced("claude-mythos-5-2", Price::usd_per_million(8, 40).cache_read(200_000), Thinking::AlwaysOn),
 ];
+
+const HAIKU_5_5: Price = Price {
+    input: 100_000,
+    output: 500_000,
+    cache_read: 10_000,
+    long: Some(LongContext { above: 100_000, factor: 5 }),
+};
 
 const fn default_price(family: Family) -> Price {
     match family {
         Family::Haiku => Price::usd_per_million(1, 5),
         Family::Opus => Price::usd_per_million(5, 25),
-        Family::Fable => Price::usd_per_million(10, 50),
-        Family::Mythos => Price::usd_per_million(25, 125),
+        Family::Fable | Family::Mythos => Price::usd_per_million(10, 50),
+
         Family::Sonnet | Family::Other => Price::usd_per_million(3, 15),
     }
 }
@@ -230,6 +264,18 @@ mod tests {
         let usage = Usage { input: 10, cache_creation: 1000, cache_read: 2000, output: 42, reasoning: 0 };
         // 10*3 + 1000*6 + 2000*0.3 + 42*15 = 30 + 6000 + 600 + 630 micro-dollars.
         assert_eq!(Price::usd_per_million(3, 15).cost(&usage), MicroUsd::from_micros(7260));
+    }
+
+    #[test]
+    fn a_long_request_costs_more_in_every_kind_of_token() {
+        let cost = |input, cache_read| {
+            let usage = Usage { input, cache_read, output: 10_000, ..Usage::default() };
+            Model::named("claude-haiku-5-5").price.cost(&usage)
+        };
+        // As 2.1.329 reckons: 100 k input is not long yet; cached input counts towards the length.
+        assert_eq!(cost(100_000, 0), MicroUsd::from_micros(10_000 + 5_000));
+        assert_eq!(cost(1_000_000, 0), MicroUsd::from_micros(500_000 + 25_000));
+        assert_eq!(cost(100_000, 150_000), MicroUsd::from_micros(50_000 + 7_500 + 25_000));
     }
 
     #[test]

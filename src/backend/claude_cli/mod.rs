@@ -1,1 +1,121 @@
-//! (being built)
+//! Runs requests through the official `claude` CLI, one config dir a subscription.
+//!
+//! A process is started ahead of need for a profile and a model ([`spares`]), specialised when a request arrives
+//! ([`input`]), read line by line ([`output`]) and turned into events ([`turn`]). **One process serves one client's
+//! conversation and is then discarded**; keeping it for the conversation's next request would begin in `turn`, where a
+//! settled process is dropped today.
+//!
+//! Invariants: client text is written to stdin only, inside user messages that are disarmed; nothing of a client ever
+//! becomes an argument, an environment variable or a file name. No process outlives its [`process::Process`].
+
+mod classify;
+mod input;
+mod launch;
+mod output;
+mod probe;
+mod process;
+mod spares;
+mod turn;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use launch::Profile;
+pub use probe::CliFacts;
+pub use spares::{ProcessCounts, SpareSettings};
+pub use turn::Timers;
+
+use super::{Backend, EventStream};
+use crate::conversation::{Model, Request};
+use crate::runtime::tasks::Tasks;
+use process::Launch;
+use spares::Spares;
+
+/// What all CLI processes have in common.
+#[derive(Clone)]
+pub struct Settings {
+    /// The CLI: a path, or a name that is looked up in `PATH`.
+    pub command: PathBuf,
+    /// An empty directory for processes to run in.
+    pub cwd: PathBuf,
+    /// This program's own environment, of which an allow-list is passed on.
+    pub own_env: BTreeMap<String, String>,
+    /// How long a request may take.
+    pub timers: Timers,
+}
+
+impl fmt::Debug for Settings {
+    /// Without the environment, which can hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { command, cwd, timers, .. } = self;
+        f.debug_struct("Settings")
+            .field("command", command)
+            .field("cwd", cwd)
+            .field("timers", timers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All CLI processes of the pool: makes the backend of each subscription. A cheap handle.
+#[derive(Clone, Debug)]
+pub struct ClaudeCli {
+    spares: Spares,
+}
+
+impl ClaudeCli {
+    /// Starts the maker of spares.
+    pub fn new(settings: SpareSettings, tasks: &Tasks) -> Self {
+        Self { spares: Spares::new(settings, tasks) }
+    }
+
+    /// The backend of one subscription.
+    pub fn backend(&self, profile: Profile, settings: Settings) -> ClaudeCliBackend {
+        ClaudeCliBackend { spares: self.spares.clone(), profile, settings }
+    }
+
+    /// How many processes there are.
+    pub fn counts(&self) -> ProcessCounts {
+        self.spares.counts()
+    }
+
+    /// Kills all spares and starts no more processes. Running answers are not touched.
+    pub fn close(&self) {
+        self.spares.close();
+    }
+}
+
+/// Runs the requests of one subscription.
+#[derive(Clone, Debug)]
+pub struct ClaudeCliBackend {
+    spares: Spares,
+    profile: Profile,
+    settings: Settings,
+}
+
+impl ClaudeCliBackend {
+    /// Asks for a process to be started ahead of the first request for `model`.
+    pub fn prepare(&self, model: &Model) {
+        self.spares.want(&self.launch(model));
+    }
+
+    /// Asks the CLI about itself; costs one short-lived process and no request to the provider.
+    pub async fn probe(&self) -> anyhow::Result<CliFacts> {
+        let Settings { command, cwd, own_env, .. } = &self.settings;
+        let launch = launch::launch(command, &self.profile, "sonnet", cwd, own_env);
+        probe::probe(&self.spares, &launch).await
+    }
+
+    fn launch(&self, model: &Model) -> Arc<Launch> {
+        let Settings { command, cwd, own_env, .. } = &self.settings;
+        Arc::new(launch::launch(command, &self.profile, &model.id, cwd, own_env))
+    }
+}
+
+impl Backend for ClaudeCliBackend {
+    fn run(&self, request: &Request) -> EventStream {
+        let job = turn::Job::new(self.launch(&request.model), request);
+        turn::run(job, self.spares.clone(), self.settings.timers)
+    }
+}

@@ -9,7 +9,7 @@ fn the_snapshot_has_every_field_of_the_original_and_no_secret() {
     let mut world = World::new(1);
     world.turn("my-private-session", 2.5);
     let snapshot = serde_json::to_value(world.pool.snapshot(world.now)).unwrap();
-    let view = &snapshot["subscriptions"][0];
+    let view = &snapshot["status"][0];
     assert_eq!(view["id"], json!("s0"));
     assert_eq!(view["email"], json!("s0@example.com"));
     assert_eq!(view["type"], json!("claude-pro"));

@@ -1,0 +1,112 @@
+//! The composition root: builds every part from the configuration, and owns run, reload and stop.
+//!
+//! Stopping is a sequence, each step with its own end: readiness goes off and the listener closes; running answers may
+//! end within the drain timeout; what is left is cut with an error frame, which kills its processes; spares are killed;
+//! every task is waited for.
+
+mod alerts;
+mod parts;
+mod reload;
+mod upkeep;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::backend::claude_cli::ClaudeCli;
+use crate::config::{Config, Env, Overrides};
+use crate::gateway::{PooledGateway, SharedPool};
+use crate::runtime::tasks::Tasks;
+use crate::server::Server;
+
+pub use alerts::settings as alert_settings;
+
+/// How long connections may take to send their last frame once everything is cut.
+const CUT_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the last tasks may take then: processes are dead by that time, only their reaping is left.
+const REAP_LIMIT: Duration = Duration::from_secs(5);
+
+/// A running proxy.
+pub struct App {
+    gateway: PooledGateway,
+    claude: ClaudeCli,
+    addr: SocketAddr,
+    server: JoinHandle<()>,
+    /// No more connections.
+    drain: CancellationToken,
+    /// No more answers.
+    kill: CancellationToken,
+    /// No more background work.
+    stop: CancellationToken,
+    tasks: Tasks,
+    drain_timeout: Duration,
+    /// The empty directory in which all CLI processes run; removed at the end.
+    _cwd: tempfile::TempDir,
+}
+
+impl App {
+    /// Builds all parts and binds the address. Clients are served, and changes of the configuration are followed, from
+    /// now on.
+    pub async fn start(config: Config, env: Env, overrides: Overrides) -> anyhow::Result<Self> {
+        let tasks = Tasks::default();
+        let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
+        let cwd = tempfile::Builder::new().prefix("workspace-").tempdir().context("no directory for CLI processes")?;
+        let claude = ClaudeCli::new(parts::spare_settings(&config), &tasks);
+        let profiles = parts::Profiles { env: env.clone(), claude: claude.clone(), cwd: cwd.path().to_owned() };
+        let backends = profiles.backends(&config);
+        let facts = parts::cli_facts(&backends).await;
+        let catalog = parts::catalog(&config, &facts);
+        parts::prepare_spares(&backends, &catalog);
+        let pool = SharedPool::new(parts::pool(&config));
+        let attempts = parts::max_attempts(&config);
+        let backends = parts::as_backends(backends);
+        let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), attempts, tasks.clone());
+        let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?;
+        let addr = *server.addresses().first().context("the server listens nowhere")?;
+        let drain_timeout = config.server.drain_timeout;
+        upkeep::start(&pool, &config, &tasks, &stop);
+        let alerts = alerts::start(&pool, &config, &env, &tasks, &stop);
+        gateway.show_in_debug("alerts", {
+            let alerts = alerts.clone();
+            move || alerts.view()
+        });
+        let target =
+            reload::Target { pool, gateway: gateway.clone(), server: server.settings(), alerts, profiles, facts };
+        reload::start(target, &config, env, overrides, &tasks, &stop);
+        let server = tasks.spawn("server", server.run(drain.clone(), kill.clone()));
+        Ok(Self { gateway, claude, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
+    }
+
+    /// The address that is served; its port is real also where port 0 was asked for.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops in an orderly way. Running answers may end within the drain timeout.
+    pub async fn stop(mut self) {
+        info!(drain_timeout = %humantime::format_duration(self.drain_timeout), "stopping: no new requests");
+        self.gateway.drain();
+        self.drain.cancel();
+        if timeout(self.drain_timeout, &mut self.server).await.is_err() {
+            warn!("the drain timeout has passed: answers that still run are cut");
+            self.gateway.kill();
+            self.kill.cancel();
+            if timeout(CUT_LIMIT, &mut self.server).await.is_err() {
+                self.server.abort();
+            }
+        }
+        self.stop.cancel();
+        self.claude.close();
+        if timeout(REAP_LIMIT, self.tasks.finished()).await.is_err() {
+            warn!(tasks = self.tasks.len(), "some tasks did not end");
+        }
+        info!("stopped");
+    }
+}

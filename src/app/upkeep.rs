@@ -1,0 +1,65 @@
+//! What runs beside the requests: the pool's clock ticks, the rebalancer, and the log of what the pool did.
+
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::gateway::SharedPool;
+use crate::pool::Effect;
+use crate::runtime::tasks::Tasks;
+
+/// How often sessions age and recoveries are announced. Decisions do not wait for it: the pool looks at the time itself.
+const TICK: Duration = Duration::from_secs(5);
+
+pub(super) fn start(pool: &SharedPool, config: &Config, tasks: &Tasks, stop: &CancellationToken) {
+    tasks.spawn("effects", log_effects(pool.clone(), stop.clone()));
+    tasks.spawn(
+        "tick",
+        every(TICK, stop.clone(), {
+            let pool = pool.clone();
+            move || pool.with(|pool, now| ((), pool.tick(now)))
+        }),
+    );
+    if config.rebalancing.enabled {
+        tasks.spawn(
+            "rebalancer",
+            every(config.rebalancing.interval, stop.clone(), {
+                let pool = pool.clone();
+                move || pool.with(|pool, now| ((), pool.rebalance(now)))
+            }),
+        );
+    }
+}
+
+async fn every(period: Duration, stop: CancellationToken, action: impl Fn()) {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick comes at once.
+    ticks.tick().await;
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        action();
+    }
+}
+
+async fn log_effects(pool: SharedPool, stop: CancellationToken) {
+    let mut effects = pool.effects();
+    while let Some(effect) = stop.run_until_cancelled(effects.recv()).await {
+        match effect {
+            Ok((_, effect)) => log(&effect),
+            Err(RecvError::Lagged(missed)) => warn!(missed, "too many pool events at once: some are not logged"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn log(effect: &Effect) {
+    let details = serde_json::to_string(effect).unwrap_or_default();
+    match effect {
+        Effect::LimitReached { .. } | Effect::AuthFailed { .. } => warn!(event = details, "pool"),
+        _ => info!(event = details, "pool"),
+    }
+}

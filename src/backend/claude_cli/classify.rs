@@ -1,0 +1,124 @@
+//! From what the CLI says of a failed turn to whose fault it was.
+//!
+//! Decided by the structured fields; words only where a build gives nothing else.
+
+use crate::backend::{Failure, FailureKind};
+use crate::conversation::{LimitReport, LimitStatus};
+
+use super::output::TurnResult;
+
+/// What is known when a turn has failed.
+#[derive(Debug, Default)]
+pub(super) struct Evidence {
+    /// The CLI's word in the synthetic `assistant` line.
+    pub assistant_error: Option<String>,
+    /// The rejection that came before, if any.
+    pub limits: Option<LimitReport>,
+}
+
+/// The failure that `result` reports.
+pub(super) fn classify(evidence: &Evidence, result: &TurnResult) -> Failure {
+    Failure::new(kind(evidence, result), result.text.clone())
+}
+
+fn kind(evidence: &Evidence, result: &TurnResult) -> FailureKind {
+    let text = result.text.as_str();
+    let word = evidence.assistant_error.as_deref().unwrap_or_default();
+    let terminal = result.terminal_reason.as_deref().unwrap_or_default();
+
+    if terminal == "prompt_too_long" || text.starts_with("Prompt is too long") {
+        return FailureKind::PromptTooLong;
+    }
+    if word == "billing_error" {
+        return FailureKind::Billing;
+    }
+    if word == "authentication_failed" || matches!(result.status, Some(401 | 403)) || text.starts_with("Not logged in")
+    {
+        return FailureKind::Unauthenticated;
+    }
+    if result.status == Some(429) || word == "rate_limit" {
+        // An entitlement ("extra usage is required for long context") is not a spent limit: it must not ground the
+        // subscription for requests that fit.
+        if evidence.limits.as_ref().is_none_or(|limits| limits.window.is_none()) && is_entitlement(text) {
+            return FailureKind::InvalidRequest;
+        }
+        return FailureKind::Limited(evidence.limits.clone().unwrap_or(LimitReport {
+            status: LimitStatus::Rejected,
+            window: None,
+            resets_at: None,
+            windows: Vec::new(),
+        }));
+    }
+    match result.status {
+        Some(404) => FailureKind::ModelNotFound,
+        Some(413) => FailureKind::TooLarge,
+        Some(400..=499) => FailureKind::InvalidRequest,
+        status => match word {
+            "model_not_found" => FailureKind::ModelNotFound,
+            "invalid_request" => FailureKind::InvalidRequest,
+            _ => FailureKind::Unavailable { status },
+        },
+    }
+}
+
+fn is_entitlement(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("extra usage is required") || text.contains("long context")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(word: &str, status: Option<u16>, text: &str, expect: &FailureKind) {
+        let evidence = Evidence { assistant_error: Some(word.to_owned()), limits: None };
+        let result = TurnResult {
+            turns: 1,
+            is_error: true,
+            status,
+            terminal_reason: None,
+            text: text.to_owned(),
+            total_cost: None,
+        };
+        assert_eq!(&classify(&evidence, &result).kind, expect, "{word} {status:?} {text}");
+    }
+
+    #[test]
+    fn the_table_of_observed_failures() {
+        let throttle = FailureKind::Limited(LimitReport {
+            status: LimitStatus::Rejected,
+            window: None,
+            resets_at: None,
+            windows: Vec::new(),
+        });
+        check("rate_limit", Some(429), "Server is temporarily limiting requests", &throttle);
+        check(
+            "rate_limit",
+            Some(429),
+            "Extra usage is required for long context requests",
+            &FailureKind::InvalidRequest,
+        );
+        check(
+            "authentication_failed",
+            Some(401),
+            "Failed to authenticate. API Error: 401",
+            &FailureKind::Unauthenticated,
+        );
+        check("authentication_failed", Some(403), "Your account does not have access", &FailureKind::Unauthenticated);
+        check("", None, "Not logged in · Please run /login", &FailureKind::Unauthenticated);
+        check("billing_error", Some(400), "Credit balance is too low", &FailureKind::Billing);
+        check("invalid_request", Some(400), "Prompt is too long · 214000 tokens", &FailureKind::PromptTooLong);
+        check("unknown", Some(400), "API Error: 400 messages.0: bad thing", &FailureKind::InvalidRequest);
+        check("model_not_found", Some(404), "There's an issue with the selected model", &FailureKind::ModelNotFound);
+        check("invalid_request", Some(413), "Request too large (max 32MB)", &FailureKind::TooLarge);
+        check("server_error", Some(500), "API Error: 500", &FailureKind::Unavailable { status: Some(500) });
+        check("server_error", Some(529), "Overloaded", &FailureKind::Unavailable { status: Some(529) });
+        check(
+            "server_error",
+            None,
+            "Unable to connect to API (ECONNRESET)",
+            &FailureKind::Unavailable { status: None },
+        );
+        check("unknown", None, "API Error: Overloaded", &FailureKind::Unavailable { status: None });
+    }
+}

@@ -1,0 +1,454 @@
+//! What the CLI writes: one JSON object a line, of many types that vary by version.
+//!
+//! Lines are read by what they *mean* to a request; everything else is [`Line::Other`]. Key order and additional
+//! fields vary between builds, so nothing here depends on either.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::conversation::{Family, LimitReport, LimitStatus, StopReason, Usage, Window, WindowUse};
+use crate::units::{MicroUsd, Timestamp};
+
+/// One line of output.
+#[derive(Debug, PartialEq)]
+pub(super) enum Line {
+    /// The provider's stream, passed through.
+    Stream(StreamEvent),
+    /// A whole message of the model, or of the CLI in its place when something failed.
+    Assistant {
+        /// The CLI's word for what failed.
+        error: Option<String>,
+    },
+    /// The end of a turn, or the acknowledgement of a history line.
+    Result(TurnResult),
+    /// News about the provider's limits.
+    Limits(LimitReport),
+    /// The answer to a control request.
+    Control {
+        /// The id of the request.
+        id: String,
+        /// What was wrong with it.
+        error: Option<String>,
+    },
+    /// Any line a request need not know of.
+    Other,
+}
+
+/// A piece of the provider's stream.
+#[derive(Debug, PartialEq)]
+pub(super) enum StreamEvent {
+    /// A message begins; the input side of the usage.
+    Start(Usage),
+    /// Text.
+    Text(String),
+    /// Thinking.
+    Thinking(String),
+    /// A call of a tool begins.
+    ToolUse {
+        /// The block's index in the message.
+        block: u64,
+        /// The id of the call.
+        id: String,
+        /// The tool.
+        name: String,
+    },
+    /// More of a call's arguments.
+    ToolInput {
+        /// The block's index in the message.
+        block: u64,
+        /// A piece of JSON text.
+        json: String,
+    },
+    /// Why the message ends and what it used.
+    Delta {
+        /// Set once it is known.
+        stop: Option<StopReason>,
+        /// The usage fields this event carries.
+        usage: RawUsage,
+    },
+    /// The message is complete.
+    Stop,
+    /// Pings, signatures, block ends.
+    Other,
+}
+
+/// A `result` line.
+#[derive(Debug, PartialEq)]
+pub(super) struct TurnResult {
+    /// 0 for the acknowledgement of a history line.
+    pub turns: u64,
+    /// Whether the turn failed. The line's own `subtype` says "success" even then.
+    pub is_error: bool,
+    /// The provider's HTTP status, if the failure had one.
+    pub status: Option<u16>,
+    /// For example `prompt_too_long`.
+    pub terminal_reason: Option<String>,
+    /// The answer, or what went wrong, in words.
+    pub text: String,
+    /// What the process has cost since it started.
+    pub total_cost: Option<MicroUsd>,
+}
+
+/// A line that is not the CLI's protocol.
+#[derive(Debug, thiserror::Error)]
+#[error("the CLI wrote something that is not its protocol: {0}")]
+pub(super) struct ProtocolError(#[from] serde_json::Error);
+
+/// Reads one line.
+pub(super) fn parse(line: &[u8]) -> Result<Line, ProtocolError> {
+    let head: Head<'_> = serde_json::from_slice(line)?;
+    Ok(match head.kind.as_ref() {
+        "stream_event" => Line::Stream(serde_json::from_slice::<StreamLine>(line)?.event.into()),
+        "assistant" => Line::Assistant { error: serde_json::from_slice::<AssistantLine>(line)?.error_word() },
+        "result" => Line::Result(serde_json::from_slice::<ResultLine>(line)?.into()),
+        "rate_limit_event" => Line::Limits(serde_json::from_slice::<LimitLine>(line)?.rate_limit_info.into()),
+        "control_response" => {
+            let response = serde_json::from_slice::<ControlLine>(line)?.response;
+            Line::Control { id: response.request_id, error: response.error }
+        }
+        _ => Line::Other,
+    })
+}
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: std::borrow::Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct StreamLine {
+    event: RawEvent,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum RawEvent {
+    MessageStart {
+        message: RawMessage,
+    },
+    ContentBlockStart {
+        index: u64,
+        content_block: RawBlock,
+    },
+    ContentBlockDelta {
+        index: u64,
+        delta: RawDelta,
+    },
+    MessageDelta {
+        delta: RawMessageDelta,
+        #[serde(default)]
+        usage: RawUsage,
+    },
+    MessageStop,
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+struct RawMessage {
+    #[serde(default)]
+    usage: RawUsage,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum RawBlock {
+    Text {
+        #[serde(default)]
+        text: String,
+    },
+    ToolUse {
+        id: String,
+        name: String,
+    },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+enum RawDelta {
+    #[serde(rename = "text_delta")]
+    Text { text: String },
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: String },
+    #[serde(rename = "input_json_delta")]
+    InputJson { partial_json: String },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+struct RawMessageDelta {
+    #[serde(default)]
+    stop_reason: Option<String>,
+}
+
+/// Usage as the provider writes it. In a `message_delta` only the fields that are there replace earlier ones.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(super) struct RawUsage {
+    input_tokens: Option<u64>,
+    cache_creation_input_tokens: Option<u64>,
+    cache_read_input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+    output_tokens_details: Option<RawOutputDetails>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+struct RawOutputDetails {
+    thinking_tokens: Option<u64>,
+}
+
+impl RawUsage {
+    /// Overwrites the figures of `usage` with those that are there.
+    pub(super) fn apply_to(self, usage: &mut Usage) {
+        let set = |field: &mut u64, value: Option<u64>| {
+            if let Some(value) = value {
+                *field = value;
+            }
+        };
+        set(&mut usage.input, self.input_tokens);
+        set(&mut usage.cache_creation, self.cache_creation_input_tokens);
+        set(&mut usage.cache_read, self.cache_read_input_tokens);
+        set(&mut usage.output, self.output_tokens);
+        set(&mut usage.reasoning, self.output_tokens_details.and_then(|details| details.thinking_tokens));
+    }
+}
+
+impl From<RawEvent> for StreamEvent {
+    fn from(event: RawEvent) -> Self {
+        match event {
+            RawEvent::MessageStart { message } => {
+                let mut usage = Usage::default();
+                message.usage.apply_to(&mut usage);
+                Self::Start(usage)
+            }
+            RawEvent::ContentBlockStart { content_block: RawBlock::Text { text }, .. } if !text.is_empty() => {
+                Self::Text(text)
+            }
+            RawEvent::ContentBlockStart { index, content_block: RawBlock::ToolUse { id, name } } => {
+                Self::ToolUse { block: index, id, name }
+            }
+            RawEvent::ContentBlockDelta { delta: RawDelta::Text { text }, .. } => Self::Text(text),
+            RawEvent::ContentBlockDelta { delta: RawDelta::Thinking { thinking }, .. } => Self::Thinking(thinking),
+            RawEvent::ContentBlockDelta { index, delta: RawDelta::InputJson { partial_json } } => {
+                Self::ToolInput { block: index, json: partial_json }
+            }
+            RawEvent::MessageDelta { delta, usage } => {
+                Self::Delta { stop: delta.stop_reason.as_deref().map(stop_reason), usage }
+            }
+            RawEvent::MessageStop => Self::Stop,
+            RawEvent::ContentBlockStart { .. } | RawEvent::ContentBlockDelta { .. } | RawEvent::Other => Self::Other,
+        }
+    }
+}
+
+fn stop_reason(word: &str) -> StopReason {
+    match word {
+        "max_tokens" | "model_context_window_exceeded" => StopReason::MaxTokens,
+        "stop_sequence" => StopReason::StopSequence,
+        "tool_use" => StopReason::ToolUse,
+        "refusal" => StopReason::Refusal,
+        _ => StopReason::EndTurn,
+    }
+}
+
+#[derive(Deserialize)]
+struct AssistantLine {
+    #[serde(default)]
+    error: Option<Value>,
+}
+
+impl AssistantLine {
+    fn error_word(self) -> Option<String> {
+        match self.error? {
+            Value::String(word) => Some(word),
+            Value::Null => None,
+            other => Some(other.to_string()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ResultLine {
+    #[serde(default)]
+    num_turns: u64,
+    #[serde(default)]
+    is_error: bool,
+    #[serde(default)]
+    api_error_status: Option<u16>,
+    #[serde(default)]
+    terminal_reason: Option<String>,
+    #[serde(default)]
+    result: Option<String>,
+    #[serde(default)]
+    errors: Vec<Value>,
+    #[serde(default)]
+    total_cost_usd: Option<f64>,
+}
+
+impl From<ResultLine> for TurnResult {
+    fn from(line: ResultLine) -> Self {
+        let errors = line.errors.iter().map(|error| error.as_str().map_or_else(|| error.to_string(), str::to_owned));
+        Self {
+            turns: line.num_turns,
+            is_error: line.is_error,
+            status: line.api_error_status,
+            terminal_reason: line.terminal_reason,
+            text: line.result.into_iter().chain(errors).collect::<Vec<_>>().join("; "),
+            total_cost: line.total_cost_usd.map(MicroUsd::from_usd),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct LimitLine {
+    rate_limit_info: RawLimits,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawLimits {
+    status: String,
+    #[serde(default)]
+    resets_at: Option<f64>,
+    #[serde(default)]
+    rate_limit_type: Option<String>,
+    #[serde(default)]
+    utilization: Option<f64>,
+    #[serde(default)]
+    unified_windows: Option<std::collections::BTreeMap<String, RawWindow>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawWindow {
+    utilization: Option<f64>,
+    #[serde(default)]
+    resets_at: Option<f64>,
+}
+
+impl From<RawLimits> for LimitReport {
+    fn from(raw: RawLimits) -> Self {
+        let window = raw.rate_limit_type.as_deref().and_then(window);
+        let resets_at = raw.resets_at.map(from_epoch_secs);
+        let mut windows: Vec<WindowUse> = raw
+            .unified_windows
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, raw)| {
+                let resets_at = raw.resets_at.map(from_epoch_secs);
+                Some(WindowUse { window: self::window(&name)?, utilization: raw.utilization?, resets_at })
+            })
+            .collect();
+        // Older builds name only the deciding window, and its use only in a warning.
+        if let (Some(window), Some(utilization)) = (window, raw.utilization)
+            && windows.iter().all(|known| known.window != window)
+        {
+            windows.push(WindowUse { window, utilization, resets_at });
+        }
+        let status = match raw.status.as_str() {
+            "rejected" => LimitStatus::Rejected,
+            "allowed" => LimitStatus::Allowed,
+            _ => LimitStatus::Warning,
+        };
+        Self { status, window, resets_at, windows }
+    }
+}
+
+fn from_epoch_secs(secs: f64) -> Timestamp {
+    #[expect(clippy::cast_possible_truncation, reason = "float-to-int casts saturate, which is what is wanted")]
+    Timestamp::from_millis((secs * 1000.0) as i64)
+}
+
+/// The window a limit's name means. A weekly limit of something unknown is taken for the whole week: too careful is
+/// better than hammering a limit.
+fn window(name: &str) -> Option<Window> {
+    match name {
+        "five_hour" => Some(Window::FiveHour),
+        "seven_day" => Some(Window::SevenDay),
+        _ => {
+            let family = Family::of(name.strip_prefix("seven_day_")?);
+            Some(if family == Family::Other { Window::SevenDay } else { Window::SevenDayFamily(family) })
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ControlLine {
+    response: RawControl,
+}
+
+#[derive(Deserialize)]
+struct RawControl {
+    #[serde(default)]
+    request_id: String,
+    #[serde(default)]
+    error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str, expect: &Line) {
+        assert_eq!(&parse(line.as_bytes()).expect("a line of the protocol"), expect, "{line}");
+    }
+
+    #[test]
+    fn key_order_does_not_matter() {
+        let text = Line::Stream(StreamEvent::Text("hi".to_owned()));
+        check(
+            r#"{"type":"stream_event","event":{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"hi"}}}"#,
+            &text,
+        );
+        check(
+            r#"{"event":{"delta":{"text":"hi","type":"text_delta"},"index":0,"type":"content_block_delta"},"type":"stream_event"}"#,
+            &text,
+        );
+    }
+
+    #[test]
+    fn a_limit_names_its_window_and_reset() {
+        check(
+            r#"{"type":"rate_limit_event","rate_limit_info":{"status":"rejected","resetsAt":1795230143,"rateLimitType":"seven_day_opus","isUsingOverage":false}}"#,
+            &Line::Limits(LimitReport {
+                status: LimitStatus::Rejected,
+                window: Some(Window::SevenDayFamily(Family::Opus)),
+                resets_at: Some(Timestamp::from_secs(1_795_230_143)),
+                windows: Vec::new(),
+            }),
+        );
+        check(
+            r#"{"type":"rate_limit_event","rate_limit_info":{"status":"rejected","isUsingOverage":false}}"#,
+            &Line::Limits(LimitReport {
+                status: LimitStatus::Rejected,
+                window: None,
+                resets_at: None,
+                windows: Vec::new(),
+            }),
+        );
+    }
+
+    #[test]
+    fn unified_windows_and_warnings_carry_utilisation() {
+        let Line::Limits(report) = parse(
+            br#"{"type":"rate_limit_event","rate_limit_info":{"status":"allowed_warning","resetsAt":10,"rateLimitType":"five_hour","utilization":0.92,"unifiedWindows":{"five_hour":{"utilization":0.92,"resetsAt":10,"status":"allowed"},"seven_day":{"utilization":0.61,"resetsAt":20,"status":"allowed"}}}}"#,
+        )
+        .expect("a line of the protocol") else {
+            panic!("not a limit report")
+        };
+        assert_eq!(report.status, LimitStatus::Warning);
+        assert_eq!(report.windows.len(), 2);
+        assert!((report.windows[1].utilization - 0.61).abs() < 1e-9);
+    }
+
+    #[test]
+    fn unknown_types_are_passed_over_and_garbage_is_not() {
+        check(r#"{"type":"system","subtype":"init"}"#, &Line::Other);
+        check(r#"{"type":"stream_event","event":{"type":"ping"}}"#, &Line::Stream(StreamEvent::Other));
+        assert!(parse(b"Error parsing streaming input line").is_err());
+        assert!(parse(br#"{"type":"result","is_error":"#).is_err());
+    }
+}

@@ -1,0 +1,314 @@
+//! Spares: processes that are started before anybody needs them.
+//!
+//! A start costs the machine about half a CPU second and the client about as long a wait. So for every kind of process
+//! that was needed lately (a profile and a model) one is kept ready; taking it makes the maker start the next. The
+//! maker is one task and starts one process at a time, so that starts never crowd out running answers.
+
+use std::collections::VecDeque;
+use std::io;
+use std::num::NonZero;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
+
+use super::input;
+use super::output::{self, Line};
+use super::process::{Launch, Process, ReadError};
+use crate::runtime::tasks::Tasks;
+
+/// How long a fresh process may take to answer its warm-up before it counts as broken.
+const WARM_UP_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the maker leaves a kind of process alone after one of it would not start.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// How often the maker looks for spares that nobody has needed for long.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Limits on processes.
+#[derive(Clone, Copy, Debug)]
+pub struct SpareSettings {
+    /// Processes of any kind at the same time: running answers and spares.
+    pub max_processes: usize,
+    /// Spares at the same time.
+    pub max_spares: usize,
+    /// Ready spares for each kind of process that is in demand.
+    pub spares_per_kind: usize,
+    /// A kind that nobody asked for in this time loses its spares, the most recently used kind excepted.
+    pub idle_timeout: Duration,
+    /// The longest line a process may write.
+    pub max_line_bytes: usize,
+}
+
+/// How many processes there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessCounts {
+    /// Processes that belong to a request.
+    pub running: usize,
+    /// Processes that wait for one.
+    pub spare: usize,
+    /// Processes started since this program began.
+    pub started: u64,
+}
+
+/// The store of spares. A cheap handle.
+#[derive(Clone, Debug)]
+pub(super) struct Spares(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    settings: SpareSettings,
+    tasks: Tasks,
+    /// Places for processes.
+    permits: Arc<Semaphore>,
+    /// Starts at the same time. A start keeps a core busy for half a second: more of them than cores only make each
+    /// other, and the answers that run, slower.
+    starts: Arc<Semaphore>,
+    state: Mutex<State>,
+    /// Tells the maker that there may be something to do.
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Ready processes, the longest waiting first.
+    ready: VecDeque<Spare>,
+    /// Kinds in demand, the most recently used first.
+    demand: VecDeque<Demand>,
+    started: u64,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Spare {
+    launch: Arc<Launch>,
+    process: Process,
+}
+
+#[derive(Debug)]
+struct Demand {
+    launch: Arc<Launch>,
+    used: Instant,
+    /// Set after a failed start.
+    not_before: Option<Instant>,
+}
+
+/// See [`Spares::obtain`].
+#[derive(Debug)]
+pub(super) struct Obtained {
+    pub process: Process,
+    /// Held by a process that was started for the request, until it has said its first word; `None` for a spare.
+    pub start: Option<OwnedSemaphorePermit>,
+}
+
+/// Why no process could be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// The pool stops.
+    #[error("the pool is shutting down")]
+    Closed,
+    /// The operating system refused.
+    #[error("the CLI `{command}` could not be started: {source}")]
+    Io {
+        /// The executable.
+        command: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Spares {
+    /// Starts the maker.
+    pub(super) fn new(settings: SpareSettings, tasks: &Tasks) -> Self {
+        let spares = Self(Arc::new(Shared {
+            settings,
+            tasks: tasks.clone(),
+            permits: Arc::new(Semaphore::new(settings.max_processes)),
+            starts: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
+            state: Mutex::default(),
+            wake: Notify::new(),
+        }));
+        tasks.spawn("claude-cli-spares", make(spares.clone()));
+        spares
+    }
+
+    /// A process for a request: a spare of the kind `launch`, or else a new one. The kind is in demand from now on.
+    ///
+    /// `fresh`: whether it must be a new one.
+    pub(super) async fn obtain(&self, launch: &Arc<Launch>, fresh: bool) -> Result<Obtained, StartError> {
+        self.want(launch);
+        if !fresh && let Some(process) = self.take(launch) {
+            return Ok(Obtained { process, start: None });
+        }
+        let start = Arc::clone(&self.0.starts).acquire_owned().await.map_err(|_| StartError::Closed)?;
+        // Meanwhile a spare may have become ready.
+        if !fresh && let Some(process) = self.take(launch) {
+            return Ok(Obtained { process, start: None });
+        }
+        let process = self.start(launch).await?;
+        Ok(Obtained { process, start: Some(start) })
+    }
+
+    fn take(&self, launch: &Arc<Launch>) -> Option<Process> {
+        let mut state = self.state();
+        state.ready.retain(|spare| !spare.process.has_ended());
+        let position = state.ready.iter().position(|spare| spare.launch == *launch)?;
+        let taken = state.ready.remove(position).map(|spare| spare.process);
+        drop(state);
+        self.0.wake.notify_one();
+        taken
+    }
+
+    /// Asks for a spare of this kind without taking one.
+    pub(super) fn want(&self, launch: &Arc<Launch>) {
+        self.state().note_demand(launch);
+        self.0.wake.notify_one();
+    }
+
+    /// Starts a process. Spares give way to it; when every place is taken by running answers it waits for one to end.
+    pub(super) async fn start(&self, launch: &Launch) -> Result<Process, StartError> {
+        let permits = &self.0.permits;
+        let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            permit
+        } else {
+            // The oldest spare goes; its place is free as soon as it is dropped.
+            drop(self.state().ready.pop_front());
+            Arc::clone(permits).acquire_owned().await.map_err(|_| StartError::Closed)?
+        };
+        self.start_with(launch, permit)
+    }
+
+    fn start_with(&self, launch: &Launch, permit: OwnedSemaphorePermit) -> Result<Process, StartError> {
+        let process = Process::start(launch, permit, self.0.settings.max_line_bytes, &self.0.tasks)
+            .map_err(|source| StartError::Io { command: launch.command.display().to_string(), source })?;
+        self.state().started += 1;
+        Ok(process)
+    }
+
+    /// Kills all spares and makes no more. Running answers are not touched.
+    pub(super) fn close(&self) {
+        let ready = {
+            let mut state = self.state();
+            state.closed = true;
+            std::mem::take(&mut state.ready)
+        };
+        drop(ready);
+        self.0.permits.close();
+        self.0.starts.close();
+        self.0.wake.notify_one();
+    }
+
+    pub(super) fn counts(&self) -> ProcessCounts {
+        let state = self.state();
+        let spare = state.ready.len();
+        let all = self.0.settings.max_processes - self.0.permits.available_permits();
+        ProcessCounts { running: all.saturating_sub(spare), spare, started: state.started }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kind of process that should be started next, and a place for it.
+    fn next_to_make(&self) -> Option<(Arc<Launch>, OwnedSemaphorePermit)> {
+        let settings = &self.0.settings;
+        let now = Instant::now();
+        let mut state = self.state();
+        if state.closed {
+            return None;
+        }
+        state.ready.retain(|spare| !spare.process.has_ended());
+        let State { ready, demand, .. } = &mut *state;
+        // The kind used last keeps its spare however long ago that was.
+        let mut newest = true;
+        demand.retain(|kind| std::mem::take(&mut newest) || now.duration_since(kind.used) < settings.idle_timeout);
+        ready.retain(|spare| demand.iter().any(|kind| kind.launch == spare.launch));
+        let wanted =
+            demand.iter().take(settings.max_spares.div_ceil(settings.spares_per_kind.max(1))).find(|kind| {
+                let have = ready.iter().filter(|spare| spare.launch == kind.launch).count();
+                have < settings.spares_per_kind && kind.not_before.is_none_or(|instant| instant <= now)
+            })?;
+        let launch = Arc::clone(&wanted.launch);
+        if ready.len() >= settings.max_spares {
+            // Make room with a spare of the kind that was used longest ago.
+            let rank = |spare: &Spare| demand.iter().position(|kind| kind.launch == spare.launch);
+            let victim = (0..ready.len()).max_by_key(|index| rank(&ready[*index]))?;
+            ready.remove(victim);
+        }
+        let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
+        Some((launch, permit))
+    }
+
+    fn put(&self, launch: Arc<Launch>, process: Process) {
+        let mut state = self.state();
+        if !state.closed {
+            state.ready.push_back(Spare { launch, process });
+        }
+    }
+
+    fn postpone(&self, launch: &Arc<Launch>) {
+        let mut state = self.state();
+        if let Some(kind) = state.demand.iter_mut().find(|kind| kind.launch == *launch) {
+            kind.not_before = Some(Instant::now() + RETRY_AFTER);
+        }
+    }
+}
+
+impl State {
+    fn note_demand(&mut self, launch: &Arc<Launch>) {
+        let known = self.demand.iter().position(|kind| kind.launch == *launch);
+        let not_before = known.and_then(|position| self.demand.remove(position)).and_then(|kind| kind.not_before);
+        self.demand.push_front(Demand { launch: Arc::clone(launch), used: Instant::now(), not_before });
+    }
+}
+
+/// The maker: starts what is wanted, one at a time, until the store is closed.
+async fn make(spares: Spares) {
+    loop {
+        while let Some((launch, permit)) = spares.next_to_make() {
+            let Ok(start) = Arc::clone(&spares.0.starts).acquire_owned().await else { return };
+            let made = make_one(&spares, &launch, permit).await;
+            drop(start);
+            match made {
+                Ok(process) => {
+                    debug!(pid = process.id(), "a spare is ready");
+                    spares.put(launch, process);
+                }
+                Err(error) => {
+                    warn!(%error, "a spare could not be made");
+                    spares.postpone(&launch);
+                }
+            }
+        }
+        if spares.state().closed {
+            return;
+        }
+        // A timeout is as good as a wake-up: then old spares are swept.
+        let _ = timeout(SWEEP_INTERVAL, spares.0.wake.notified()).await;
+    }
+}
+
+async fn make_one(spares: &Spares, launch: &Launch, permit: OwnedSemaphorePermit) -> anyhow::Result<Process> {
+    let mut process = spares.start_with(launch, permit)?;
+    let ready = timeout(WARM_UP_LIMIT, async {
+        process.write(&input::warm_up()).await?;
+        loop {
+            let line = process.read_line().await?;
+            if let Ok(Line::Control { id, error: None }) = output::parse(line)
+                && id == input::WARM_UP
+            {
+                return Ok::<(), ReadError>(());
+            }
+        }
+    });
+    match ready.await {
+        Ok(Ok(())) => Ok(process),
+        Ok(Err(error)) => anyhow::bail!("{error}; it said: {}", process.stderr_tail()),
+        Err(_) => anyhow::bail!("no answer to its warm-up within {}", humantime::format_duration(WARM_UP_LIMIT)),
+    }
+}

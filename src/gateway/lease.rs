@@ -1,0 +1,112 @@
+//! The pool behind its lock, and leases that cannot leak.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::broadcast;
+
+use crate::conversation::LimitReport;
+use crate::pool::{Ask, Decision, Effect, LeaseId, Outcome, Pool, Refusal, Spent};
+use crate::runtime::clock;
+use crate::units::Timestamp;
+
+/// Effects that a slow listener may be behind before it misses some.
+const EFFECT_BACKLOG: usize = 1024;
+
+/// The pool as the outside uses it: every call is one short lock, and its effects go to whoever listens.
+#[derive(Clone, Debug)]
+pub struct SharedPool(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    pool: Mutex<Pool>,
+    effects: broadcast::Sender<(Timestamp, Effect)>,
+}
+
+impl SharedPool {
+    /// Puts `pool` behind a lock.
+    pub fn new(pool: Pool) -> Self {
+        Self(Arc::new(Shared { pool: Mutex::new(pool), effects: broadcast::channel(EFFECT_BACKLOG).0 }))
+    }
+
+    /// What the pool does from now on.
+    pub fn effects(&self) -> broadcast::Receiver<(Timestamp, Effect)> {
+        self.0.effects.subscribe()
+    }
+
+    /// Asks for a lease.
+    pub(super) fn acquire(&self, ask: &Ask<'_>) -> Result<Lease, Refusal> {
+        let now = clock::now();
+        let grant = self.lock().acquire(now, ask)?;
+        self.publish(now, grant.effects);
+        Ok(Lease {
+            pool: self.clone(),
+            id: Some(grant.lease),
+            subscription: grant.subscription,
+            decision: grant.decision,
+            spent: Spent::default(),
+        })
+    }
+
+    /// Tells the pool what the provider said of a subscription's limits.
+    pub fn observe(&self, subscription: &str, report: &LimitReport) {
+        self.with(|pool, now| ((), pool.observe(now, subscription, report)));
+    }
+
+    /// Runs `command` on the pool and publishes its effects.
+    pub fn with<T>(&self, command: impl FnOnce(&mut Pool, Timestamp) -> (T, Vec<Effect>)) -> T {
+        let now = clock::now();
+        let (value, effects) = command(&mut self.lock(), now);
+        self.publish(now, effects);
+        value
+    }
+
+    fn publish(&self, now: Timestamp, effects: Vec<Effect>) {
+        for effect in effects {
+            // An error only means that nobody listens.
+            let _ = self.0.effects.send((now, effect));
+        }
+    }
+
+    /// The pool's state is consistent between calls, so a panic elsewhere does not poison it.
+    fn lock(&self) -> MutexGuard<'_, Pool> {
+        self.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to run one request on one subscription. Ends in [`Lease::finish`], or as abandoned when it is dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pool: SharedPool,
+    id: Option<LeaseId>,
+    /// Who serves.
+    pub(super) subscription: Arc<str>,
+    /// Why this one.
+    pub(super) decision: Arc<Decision>,
+    /// What has been used so far; counted however the lease ends.
+    pub(super) spent: Spent,
+}
+
+impl Lease {
+    /// Ends the lease.
+    pub(super) fn finish(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    /// Tells the pool what the provider said meanwhile.
+    pub(super) fn observe(&self, report: &LimitReport) {
+        self.pool.observe(&self.subscription, report);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(id) = self.id.take() {
+            let spent = self.spent;
+            self.pool.with(|pool, now| ((), pool.finish(now, id, outcome, spent)));
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.end(Outcome::Abandoned);
+    }
+}

@@ -1,0 +1,358 @@
+//! The gateway in front of the pool: one request's life.
+//!
+//! lease -> run -> first content, or classify and retry elsewhere -> the client's stream -> finish.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt as _};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::attempt::Attempt;
+use super::lease::{Lease, SharedPool};
+use super::{Answer, BackendHealth, Call, Gateway, GatewayError, HealthReport, PoolHealth, SessionHint};
+use crate::backend::claude_cli::ClaudeCli;
+use crate::backend::{Backend, Failure, FailureKind, Fault};
+use crate::conversation::{Block, Catalog, Event, Request, Usage};
+use crate::pool::{Ask, Refusal, RefusalReason, SessionKey};
+use crate::runtime::clock;
+use crate::runtime::tasks::Tasks;
+use crate::units::Timestamp;
+
+/// Output tokens that a request is assumed to produce when it names no limit, for the reservation.
+const ASSUMED_OUTPUT_TOKENS: u64 = 500;
+
+/// The first pause before a failed request is tried again on a subscription that it has tried already.
+const BACK_OFF: Duration = Duration::from_millis(250);
+
+/// Decisions that `/debug/auth-pool` shows, the newest first.
+const SHOWN_DECISIONS: usize = 20;
+
+/// When to come back if somebody may serve already, or at any moment.
+const AT_ANY_MOMENT: Duration = Duration::from_secs(1);
+
+/// The backends by subscription id.
+pub type Backends = HashMap<Arc<str>, Arc<dyn Backend>>;
+
+/// Says something for the operator's view.
+type DebugPart = Arc<dyn Fn() -> Value + Send + Sync>;
+
+/// Serves requests from the pool.
+#[derive(Clone)]
+pub struct PooledGateway(Arc<Shared>);
+
+struct Shared {
+    pool: SharedPool,
+    backends: ArcSwap<Backends>,
+    catalog: ArcSwap<Catalog>,
+    claude: ClaudeCli,
+    max_attempts: AtomicU32,
+    started: Timestamp,
+    draining: AtomicBool,
+    /// Ends every answer.
+    kill: CancellationToken,
+    /// What is wrong with the configuration file since it was last changed.
+    config_problems: ArcSwapOption<Value>,
+    /// Other rooms' parts of the operator's view.
+    debug_parts: ArcSwap<Vec<(&'static str, DebugPart)>>,
+    tasks: Tasks,
+}
+
+impl PooledGateway {
+    /// A gateway over `pool`, whose subscriptions are served by `backends`.
+    pub fn new(
+        pool: SharedPool,
+        backends: Backends,
+        catalog: Catalog,
+        claude: ClaudeCli,
+        max_attempts: u32,
+        tasks: Tasks,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            pool,
+            backends: ArcSwap::from_pointee(backends),
+            catalog: ArcSwap::from_pointee(catalog),
+            claude,
+            max_attempts: AtomicU32::new(max_attempts.max(1)),
+            started: clock::now(),
+            draining: AtomicBool::new(false),
+            kill: CancellationToken::new(),
+            config_problems: ArcSwapOption::empty(),
+            debug_parts: ArcSwap::default(),
+            tasks,
+        }))
+    }
+
+    /// Refuses new requests from now on; running ones go on.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Ends every answer that still runs, each with an error for its client.
+    pub fn kill(&self) {
+        self.0.kill.cancel();
+    }
+
+    /// Takes over changed backends, names of models and the number of attempts. Running answers keep what they have.
+    pub fn replace(&self, backends: Backends, catalog: Catalog, max_attempts: u32) {
+        self.0.max_attempts.store(max_attempts.max(1), Ordering::Relaxed);
+        self.0.backends.store(Arc::new(backends));
+        self.0.catalog.store(Arc::new(catalog));
+    }
+
+    /// Tells the operator what is wrong with a changed configuration that was not taken over; `None` when all is well.
+    pub fn set_config_problems(&self, problems: Option<Value>) {
+        self.0.config_problems.store(problems.map(Arc::new));
+    }
+
+    /// Adds what `part` says, each time it is asked, to the operator's view under `name`. It must hold no secret.
+    pub fn show_in_debug(&self, name: &'static str, part: impl Fn() -> Value + Send + Sync + 'static) {
+        let part: DebugPart = Arc::new(part);
+        self.0.debug_parts.rcu(|parts| {
+            let others = parts.iter().filter(|(known, _)| *known != name).cloned();
+            others.chain([(name, Arc::clone(&part))]).collect::<Vec<_>>()
+        });
+    }
+
+    /// Whether [`Self::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Tries subscriptions until one begins to answer.
+    async fn begin(&self, call: &Call) -> Result<Answer, GatewayError> {
+        let mut tried: Vec<Arc<str>> = Vec::new();
+        let mut last: Option<Failure> = None;
+        for attempt in 0..self.0.max_attempts.load(Ordering::Relaxed) {
+            let lease = match self.lease(call, &tried, last.as_ref(), attempt).await {
+                Ok(lease) => lease,
+                Err(refusal) => return Err(refused(&refusal, last)),
+            };
+            let subscription = Arc::clone(&lease.subscription);
+            let decision = Arc::clone(&lease.decision);
+            info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
+            match self.run(&call.request, lease).await {
+                Ok(events) => {
+                    let session_id = match &call.session {
+                        SessionHint::Session(id) => Some(id.to_string()),
+                        SessionHint::CacheKey(_) | SessionHint::None => None,
+                    };
+                    return Ok(Answer {
+                        subscription,
+                        session_id,
+                        decision_reason: decision.reason.to_string(),
+                        events,
+                    });
+                }
+                Err(failure) => {
+                    warn!(%subscription, kind = ?failure.kind, detail = %failure, "attempt failed");
+                    if !failure.may_retry_elsewhere() {
+                        return Err(GatewayError::Failed(failure));
+                    }
+                    tried.push(subscription);
+                    last = Some(failure);
+                }
+            }
+        }
+        Err(match last {
+            Some(failure) if failure.fault() == Fault::Subscription => self.out_of_attempts(call, &tried, failure),
+            Some(failure) => GatewayError::Failed(failure),
+            None => GatewayError::ShuttingDown,
+        })
+    }
+
+    /// The client's error when every attempt ended at a subscription that cannot serve. When to come back depends on
+    /// all of the pool: what the last one said is about itself.
+    fn out_of_attempts(&self, call: &Call, tried: &[Arc<str>], last: Failure) -> GatewayError {
+        match self.0.pool.acquire(&ask(call, tried)) {
+            Err(refusal) => refused(&refusal, Some(last)),
+            // Somebody else can: the next request goes there.
+            Ok(_) => GatewayError::Refused {
+                reason: RefusalReason::Busy,
+                retry_after: Some(AT_ANY_MOMENT),
+                message: "the subscriptions that were tried cannot serve; others can".to_owned(),
+            },
+        }
+    }
+
+    /// A lease on a subscription that this request has not tried. When there is none, and the last failure was a
+    /// passing one, the tried ones get a second chance after a pause.
+    async fn lease(
+        &self,
+        call: &Call,
+        tried: &[Arc<str>],
+        last: Option<&Failure>,
+        attempt: u32,
+    ) -> Result<Lease, Refusal> {
+        let refusal = match self.0.pool.acquire(&ask(call, tried)) {
+            Ok(lease) => return Ok(lease),
+            Err(refusal) => refusal,
+        };
+        let passing = last.is_some_and(|failure| matches!(failure.fault(), Fault::Provider | Fault::Backend));
+        if !passing {
+            return Err(refusal);
+        }
+        tokio::time::sleep(BACK_OFF * 2_u32.pow(attempt.min(6))).await;
+        self.0.pool.acquire(&ask(call, &[]))
+    }
+
+    /// Runs the request under `lease` up to its first content.
+    async fn run(&self, request: &Request, lease: Lease) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
+        let Some(backend) = self.0.backends.load().get(&lease.subscription).cloned() else {
+            // Between a reload's two halves: the pool knows the subscription, its backend is not there yet.
+            return Err(Failure::new(FailureKind::Spawn, "the subscription has no backend"));
+        };
+        let mut attempt = Attempt::new(backend.run(request), lease, request.model.price, self.0.tasks.clone());
+        let mut begun = Vec::with_capacity(2);
+        while let Some(event) = attempt.next().await.transpose()? {
+            let is_content = event.is_content();
+            begun.push(Ok(event));
+            if is_content {
+                let rest = stream::unfold((Some(attempt), self.0.kill.clone()), next_or_killed);
+                return Ok(stream::iter(begun).chain(rest).boxed());
+            }
+        }
+        Err(Failure::new(FailureKind::Protocol, "the backend ended without an answer"))
+    }
+}
+
+type EventResult = Result<Event, GatewayError>;
+
+/// The next event of an attempt, or its end by [`PooledGateway::kill`].
+async fn next_or_killed(
+    (attempt, kill): (Option<Attempt>, CancellationToken),
+) -> Option<(EventResult, (Option<Attempt>, CancellationToken))> {
+    let mut attempt = attempt?;
+    tokio::select! {
+        biased;
+        event = attempt.next() => Some((event?.map_err(GatewayError::Failed), (Some(attempt), kill))),
+        () = kill.cancelled() => Some((Err(GatewayError::ShuttingDown), (None, kill))),
+    }
+}
+
+impl Gateway for PooledGateway {
+    fn chat(&self, call: Call) -> BoxFuture<'_, Result<Answer, GatewayError>> {
+        Box::pin(async move {
+            if self.is_draining() {
+                return Err(GatewayError::ShuttingDown);
+            }
+            tokio::select! {
+                biased;
+                answer = self.begin(&call) => answer,
+                () = self.0.kill.cancelled() => Err(GatewayError::ShuttingDown),
+            }
+        })
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.0.catalog.load_full()
+    }
+
+    fn health(&self) -> HealthReport {
+        let totals = self.0.pool.with(|pool, now| (pool.health(now), Vec::new()));
+        let processes = self.0.claude.counts();
+        HealthReport {
+            status: if self.is_draining() { "stopping" } else { "ok" }.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: clock::now().since(self.0.started).as_secs(),
+            pool: PoolHealth {
+                subscriptions: totals.subscriptions,
+                eligible: totals.eligible,
+                in_flight: totals.in_flight,
+                sessions: totals.sessions,
+            },
+            backend: BackendHealth { live: processes.running, spares: processes.spare },
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.is_draining() {
+            return Err("shutting down".to_owned());
+        }
+        let pool = self.health().pool;
+        if pool.eligible == 0 {
+            return Err(format!("none of {} subscriptions can take a new session", pool.subscriptions));
+        }
+        Ok(())
+    }
+
+    fn debug(&self) -> Value {
+        let (snapshot, decisions) = self.0.pool.with(|pool, now| {
+            let decisions: Vec<_> = pool.decisions().take(SHOWN_DECISIONS).cloned().collect();
+            ((pool.snapshot(now), decisions), Vec::new())
+        });
+        let mut debug = serde_json::to_value(snapshot).unwrap_or_default();
+        if let Some(fields) = debug.as_object_mut() {
+            fields.insert("decisions".to_owned(), json!(decisions));
+            fields.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+            fields.insert("processes".to_owned(), json!(self.0.claude.counts()));
+            fields.insert("configProblems".to_owned(), json!(self.0.config_problems.load().as_deref()));
+            for (name, part) in self.0.debug_parts.load().iter() {
+                fields.insert((*name).to_owned(), part());
+            }
+        }
+        debug
+    }
+}
+
+fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
+    let request = &call.request;
+    let input = request.estimated_tokens();
+    let output = request.options.max_tokens.map_or(ASSUMED_OUTPUT_TOKENS, u64::from).min(ASSUMED_OUTPUT_TOKENS);
+    let estimate = Usage { input, output, ..Usage::default() };
+    Ask {
+        session: session_key(call),
+        family: request.model.family,
+        estimated_cost: request.model.price.cost(&estimate),
+        estimated_tokens: input,
+        priority: call.priority,
+        exclude,
+    }
+}
+
+/// The client's own session id under its own key, so that two clients cannot share a session by accident; else a
+/// fingerprint of what stays the same over a conversation.
+fn session_key(call: &Call) -> SessionKey {
+    if let SessionHint::Session(id) | SessionHint::CacheKey(id) = &call.session {
+        return SessionKey::Explicit(format!("{}/{id}", call.client).into());
+    }
+    let mut hasher = DefaultHasher::new();
+    call.client.hash(&mut hasher);
+    call.request.system.hash(&mut hasher);
+    for block in call.request.turns.first().into_iter().flat_map(|turn| &turn.blocks) {
+        if let Block::Text(text) = block {
+            text.hash(&mut hasher);
+        }
+    }
+    SessionKey::Fingerprint(hasher.finish())
+}
+
+/// The client's error when nobody can serve. A provider's or our own failure on the way says more than "all are
+/// taken"; a limit does not, because the pool knows when the first of all limits ends.
+fn refused(refusal: &Refusal, last: Option<Failure>) -> GatewayError {
+    match last {
+        Some(failure) if matches!(failure.fault(), Fault::Provider | Fault::Backend) => GatewayError::Failed(failure),
+        _ => {
+            let known = refusal.retry_at.map(|instant| instant.since(clock::now()));
+            // Where all are busy, an answer may end at any moment.
+            let retry_after = known.or_else(|| (refusal.reason == RefusalReason::Busy).then_some(AT_ANY_MOMENT));
+            GatewayError::Refused { reason: refusal.reason, retry_after, message: message(refusal.reason).to_owned() }
+        }
+    }
+}
+
+fn message(reason: RefusalReason) -> &'static str {
+    match reason {
+        RefusalReason::Busy => "all subscriptions of the pool are busy",
+        RefusalReason::ProviderLimited => "all subscriptions of the pool are limited by the provider",
+        RefusalReason::BudgetSpent => "all subscriptions of the pool have spent their weekly budget",
+        RefusalReason::NoneHealthy => "no subscription of the pool can be used; its operator has to look",
+    }
+}

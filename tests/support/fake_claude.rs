@@ -1,0 +1,130 @@
+//! A scripted stand-in for the `claude` CLI: plays what the real one cannot be made to do.
+//!
+//! Speaks the CLI's protocol on stdin and stdout. The variable `FAKE_CLAUDE` says what happens when a question comes:
+//! `answer`, `hang`, `garbage`, `half-line`, `long-line`, `exit`, `exit-mid-answer`, `exit-when-idle`, `stall-mid-answer`,
+//! `second-start`, `stderr-flood`, `grandchild`, or `play:FILE` for a recorded transcript.
+
+#![expect(clippy::disallowed_methods, reason = "a program of its own, to which the rooms of the library mean nothing")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it plays a program that prints")]
+#![expect(clippy::expect_used, reason = "a test's helper fails loudly")]
+
+use std::io::{BufRead as _, Write as _};
+use std::time::Duration;
+use std::{env, fs, io, process, thread};
+
+fn main() {
+    let behaviour = env::var("FAKE_CLAUDE").unwrap_or_else(|_| "answer".to_owned());
+    if behaviour == "exit-at-start" {
+        eprintln!("fake-claude: cannot start");
+        process::exit(3);
+    }
+    if behaviour == "stderr-flood" {
+        for _ in 0..40_000 {
+            eprintln!("a line of noise that nobody reads, many times over");
+        }
+    }
+    for line in io::stdin().lock().lines() {
+        let Ok(line) = line else { return };
+        let message: serde_json::Value = serde_json::from_str(&line).expect("the proxy writes JSON lines");
+        match message["type"].as_str() {
+            Some("control_request") => {
+                let id = &message["request_id"];
+                say(&format!(r#"{{"type":"control_response","response":{{"subtype":"success","request_id":{id}}}}}"#));
+                if behaviour == "exit-when-idle" && id == "warm-up" {
+                    process::exit(1);
+                }
+            }
+            Some("user") if message["shouldQuery"] == false => {
+                say(
+                    r#"{"type":"result","subtype":"success","is_error":false,"num_turns":0,"result":"","total_cost_usd":0}"#,
+                );
+            }
+            Some("user") => answer(&behaviour),
+            _ => {}
+        }
+    }
+}
+
+fn answer(behaviour: &str) {
+    let hang = || loop {
+        thread::sleep(Duration::from_secs(3600));
+    };
+    match behaviour {
+        "hang" => hang(),
+        "garbage" => say("this is not JSON"),
+        "half-line" => {
+            print!(r#"{{"type":"stream_ev"#);
+            let _ = io::stdout().flush();
+            process::exit(0);
+        }
+        "long-line" => {
+            let mut out = io::stdout().lock();
+            let chunk = vec![b'x'; 64 * 1024];
+            while out.write_all(&chunk).is_ok() {}
+        }
+        "exit" => process::exit(7),
+        "exit-mid-answer" => {
+            begin();
+            process::exit(7);
+        }
+        "stall-mid-answer" => {
+            begin();
+            hang();
+        }
+        "second-start" => {
+            begin();
+            begin();
+            end();
+        }
+        "grandchild" => {
+            #[expect(clippy::zombie_processes, reason = "whether somebody else kills it is what the test is about")]
+            let child = process::Command::new("sleep").arg("3600").spawn().expect("sleep is on every machine");
+            delta(&child.id().to_string());
+            hang();
+        }
+        play if play.starts_with("play:") => {
+            let text = fs::read_to_string(&play["play:".len()..]).expect("the transcript exists");
+            // What was said before the question is said by now.
+            let before = |line: &&str| {
+                line.contains(r#""type":"control_response""#)
+                    || line.contains(r#""num_turns":0"#) && line.contains(r#""result":"","#)
+            };
+            for line in text.lines().filter(|line| !before(line)) {
+                say(line);
+            }
+        }
+        _ => {
+            begin();
+            end();
+        }
+    }
+}
+
+fn begin() {
+    say(
+        r#"{"type":"stream_event","event":{"type":"message_start","message":{"usage":{"input_tokens":10,"cache_read_input_tokens":20,"output_tokens":1}}}}"#,
+    );
+    delta("Hello");
+}
+
+fn delta(text: &str) {
+    say(&format!(
+        r#"{{"type":"stream_event","event":{{"type":"content_block_delta","index":0,"delta":{{"type":"text_delta","text":"{text}"}}}}}}"#
+    ));
+}
+
+fn end() {
+    say(
+        r#"{"type":"stream_event","event":{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":2}}}"#,
+    );
+    say(r#"{"type":"stream_event","event":{"type":"message_stop"}}"#);
+    say(
+        r#"{"type":"result","subtype":"success","is_error":false,"num_turns":1,"result":"Hello","total_cost_usd":0.25}"#,
+    );
+}
+
+fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}");
+    let _ = out.flush();
+}
