@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -35,6 +35,9 @@ const BACK_OFF: Duration = Duration::from_millis(250);
 /// Decisions that `/debug/auth-pool` shows, the newest first.
 const SHOWN_DECISIONS: usize = 20;
 
+/// When to come back if somebody may serve already, or at any moment.
+const AT_ANY_MOMENT: Duration = Duration::from_secs(1);
+
 /// The backends by subscription id.
 pub type Backends = HashMap<Arc<str>, Arc<dyn Backend>>;
 
@@ -50,7 +53,7 @@ struct Shared {
     backends: ArcSwap<Backends>,
     catalog: ArcSwap<Catalog>,
     claude: ClaudeCli,
-    max_attempts: u32,
+    max_attempts: AtomicU32,
     started: Timestamp,
     draining: AtomicBool,
     /// Ends every answer.
@@ -77,7 +80,7 @@ impl PooledGateway {
             backends: ArcSwap::from_pointee(backends),
             catalog: ArcSwap::from_pointee(catalog),
             claude,
-            max_attempts: max_attempts.max(1),
+            max_attempts: AtomicU32::new(max_attempts.max(1)),
             started: clock::now(),
             draining: AtomicBool::new(false),
             kill: CancellationToken::new(),
@@ -97,8 +100,9 @@ impl PooledGateway {
         self.0.kill.cancel();
     }
 
-    /// Takes over changed backends and names of models. Running answers keep what they have.
-    pub fn replace(&self, backends: Backends, catalog: Catalog) {
+    /// Takes over changed backends, names of models and the number of attempts. Running answers keep what they have.
+    pub fn replace(&self, backends: Backends, catalog: Catalog, max_attempts: u32) {
+        self.0.max_attempts.store(max_attempts.max(1), Ordering::Relaxed);
         self.0.backends.store(Arc::new(backends));
         self.0.catalog.store(Arc::new(catalog));
     }
@@ -126,7 +130,7 @@ impl PooledGateway {
     async fn begin(&self, call: &Call) -> Result<Answer, GatewayError> {
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
-        for attempt in 0..self.0.max_attempts {
+        for attempt in 0..self.0.max_attempts.load(Ordering::Relaxed) {
             let lease = match self.lease(call, &tried, last.as_ref(), attempt).await {
                 Ok(lease) => lease,
                 Err(refusal) => return Err(refused(&refusal, last)),
@@ -157,7 +161,25 @@ impl PooledGateway {
                 }
             }
         }
-        Err(last.map_or(GatewayError::ShuttingDown, GatewayError::Failed))
+        Err(match last {
+            Some(failure) if failure.fault() == Fault::Subscription => self.out_of_attempts(call, &tried, failure),
+            Some(failure) => GatewayError::Failed(failure),
+            None => GatewayError::ShuttingDown,
+        })
+    }
+
+    /// The client's error when every attempt ended at a subscription that cannot serve. When to come back depends on
+    /// all of the pool: what the last one said is about itself.
+    fn out_of_attempts(&self, call: &Call, tried: &[Arc<str>], last: Failure) -> GatewayError {
+        match self.0.pool.acquire(&ask(call, tried)) {
+            Err(refusal) => refused(&refusal, Some(last)),
+            // Somebody else can: the next request goes there.
+            Ok(_) => GatewayError::Refused {
+                reason: RefusalReason::Busy,
+                retry_after: Some(AT_ANY_MOMENT),
+                message: "the subscriptions that were tried cannot serve; others can".to_owned(),
+            },
+        }
     }
 
     /// A lease on a subscription that this request has not tried. When there is none, and the last failure was a
@@ -290,6 +312,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
         family: request.model.family,
         estimated_cost: request.model.price.cost(&estimate),
         estimated_tokens: input,
+        priority: call.priority,
         exclude,
     }
 }
@@ -317,7 +340,9 @@ fn refused(refusal: &Refusal, last: Option<Failure>) -> GatewayError {
     match last {
         Some(failure) if matches!(failure.fault(), Fault::Provider | Fault::Backend) => GatewayError::Failed(failure),
         _ => {
-            let retry_after = refusal.retry_at.map(|instant| instant.since(clock::now()));
+            let known = refusal.retry_at.map(|instant| instant.since(clock::now()));
+            // Where all are busy, an answer may end at any moment.
+            let retry_after = known.or_else(|| (refusal.reason == RefusalReason::Busy).then_some(AT_ANY_MOMENT));
             GatewayError::Refused { reason: refusal.reason, retry_after, message: message(refusal.reason).to_owned() }
         }
     }
