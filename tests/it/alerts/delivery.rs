@@ -134,7 +134,7 @@ async fn an_endpoint_that_is_down_gets_the_message_when_it_is_back() {
 async fn an_endpoint_that_hangs_is_given_up_and_holds_nobody_up() {
     let bench = bench();
     let mut endpoint = bench.endpoint(&[Says::Nothing]).await;
-    let pace = Pace { attempt_limit: Duration::from_millis(20), attempts: 2, queue: 1000, ..QUICK };
+    let pace = Pace { attempt_limit: Duration::from_millis(250), attempts: 2, queue: 1000, ..QUICK };
     let sender = bench.sender(endpoint.target(), pace);
     let cause = given_up(fate(sender.send_noted(json!({}))).await);
     assert_eq!(cause, "it did not answer in time");
@@ -143,7 +143,8 @@ async fn an_endpoint_that_hangs_is_given_up_and_holds_nobody_up() {
     for number in 0..500 {
         sender.send(json!(number));
     }
-    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+    // One attempt alone takes a quarter of a second.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ impl Endpoint {
         tasks.spawn("endpoint", async move {
             let mut open = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
-                let request = read(&mut stream).await;
+                let Some(request) = read(&mut stream).await else { continue };
                 let answer = if answers.len() > 1 { answers.pop() } else { answers.last().cloned() };
                 let (status, header) = match answer.expect("an answer") {
                     Says::Status(status) => (status, String::new()),
@@ -107,16 +107,19 @@ impl Endpoint {
     }
 }
 
-async fn read(stream: &mut TcpStream) -> Received {
+/// `None` if the client leaves first.
+async fn read(stream: &mut TcpStream) -> Option<Received> {
     let mut bytes = Vec::new();
     loop {
-        assert!(stream.read_buf(&mut bytes).await.expect("a request") > 0, "the request was cut");
+        if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+            return None;
+        }
         let text = String::from_utf8_lossy(&bytes);
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
         let received = Received { head: head.to_owned(), body: body.to_owned() };
         let length: usize = received.header("content-length").map_or(0, |length| length.parse().expect("a number"));
         if received.body.len() == length {
-            return received;
+            return Some(received);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use auth_pool::alert::{Alerts, Channel, ChannelsSettings, Rule, Settings, Target, Trigger};
 use auth_pool::conversation::{LimitReport, LimitStatus, Window, WindowUse};
 use auth_pool::gateway::SharedPool;
-use auth_pool::pool::{BreakerSettings, Pool, Priority, RebalanceSettings, SubscriptionSettings};
+use auth_pool::pool::{CapacityLimits, Pool, Priority, SubscriptionSettings};
 use auth_pool::runtime::clock;
 use auth_pool::units::MicroUsd;
 use serde_json::json;
@@ -25,16 +25,10 @@ fn pool() -> SharedPool {
         max_concurrent: 10,
         enabled: true,
         priority: Priority::Normal,
+        capacity: CapacityLimits::default(),
     };
-    let settings = auth_pool::pool::Settings {
-        subscriptions: vec![subscription("sub1"), subscription("sub2")],
-        max_clients: 15,
-        weekly_budget_threshold: 0.85,
-        rebalancing: RebalanceSettings { enabled: false, cost_gap: MicroUsd::from_usd(5.0), max_moves: 3 },
-        breaker: BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: Duration::from_secs(300) },
-        session_idle_after: Duration::from_secs(300),
-        session_stale_after: Duration::from_secs(3600),
-    };
+    let subscriptions = vec![subscription("sub1"), subscription("sub2")];
+    let settings = auth_pool::pool::Settings { subscriptions, ..auth_pool::pool::Settings::default() };
     SharedPool::new(Pool::new(settings, clock::now()))
 }
 
