@@ -70,7 +70,7 @@ fn take_over(target: &Target, old: &Config, new: &Config) {
     let backends = target.profiles.backends(new);
     // First the backends, then the pool: nobody is given a subscription that has no backend yet.
     let catalog = parts::catalog(new, &target.facts);
-    target.gateway.replace(parts::as_backends(backends), catalog, parts::max_attempts(new));
+    target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.server.store(Arc::new(parts::server_settings(new)));
     target.alerts.apply(alerts::settings(new, &target.profiles.env));
