@@ -239,7 +239,11 @@ impl Courier {
         loop {
             let post = self.post.borrow_and_update().clone();
             let result = match &post {
-                Ok(post) => post.attempt(body).await,
+                Ok(post) => tokio::select! {
+                    result = post.attempt(body) => result,
+                    // Nobody waits for an address that is not the operator's any more.
+                    Ok(()) = self.post.changed() => continue,
+                },
                 Err(cause) => Err(Trouble::last(cause.as_str())),
             };
             let Err(trouble) = result else {
