@@ -2,11 +2,11 @@
 """How long a client waits for the first token, and how much of that is ours.
 
     cargo build --release
-    tests/bench/latency.py                      # both pinned CLI builds, about five minutes each
+    tests/bench/latency.py                      # about ten minutes
     tests/bench/latency.py --cli 2.1.197 --rounds 15 --json result.json
 
-One run measures three ways to ask the same question of the same CLI build, in rounds; every round takes each way once,
-in random order, so that whatever else the machine does falls on all three alike:
+Each pinned CLI build is asked the same question in three ways. They are taken in rounds, every round each way once in
+random order, so that whatever else the machine does falls on all of them alike:
 
   proxy    a new conversation through `auth-pool serve`, with a spare process ready; from the client's write to the
            first content chunk
@@ -19,6 +19,10 @@ in random order, so that whatever else the machine does falls on all three alike
 The proxy and the by-hand process must cause the same request at the provider (compared in the warm-up rounds), else the
 run fails. The provider is the stand-in (`auth-pool standin`); a relay in this program stands before it, so that one
 clock sees all ends: when the request arrives at the provider, and when each chunk leaves it.
+
+The CLI takes tens of milliseconds, give or take several, for what the proxy needs a fraction of one. So the proxy's part
+is measured once more with clock_cli.py in the CLI's place, which answers at once and says when: how long from the
+client's write until the question is on the CLI's stdin, and from the CLI's write until the chunk is with the client.
 
 Everything runs in one thread without other work. Needs Linux, Python 3.11 and nothing else.
 """
@@ -47,7 +51,8 @@ PROMPT = "Say something that takes twenty words."
 CHUNKS = 20
 CHUNK_DELAY_MS = 10
 TOKEN = "sk-ant-oat01-fake-bench"
-KINDS = ("proxy", "by hand", "cold")
+CLOCK = "clock"
+PROXY, BY_HAND, COLD = "proxy", "by hand", "cold"
 now = time.perf_counter
 
 
@@ -246,11 +251,13 @@ class Server:
 
     def __init__(self, argv, env, log):
         self.process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+
+    def await_address(self):
         for text in self.process.stdout:
             if match := re.search(r"http://([\d.]+):(\d+)", text):
                 self.host, self.port = match[1], int(match[2])
                 return
-        raise RuntimeError(f"{argv[1]} did not start; see {log.name}")
+        raise RuntimeError(f"{self.process.args[1]} did not start")
 
     def get(self, path):
         with urllib.request.urlopen(f"http://{self.host}:{self.port}{path}", timeout=10) as answer:
@@ -268,122 +275,129 @@ class Server:
 
 
 class Bench:
-    def __init__(self, arguments, command, home, log):
-        self.settle, self.home = arguments.settle, home
-        self.loop = Loop()
-        env = {name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ}
-        env |= {"HOME": str(home), "BENCH_TOKEN": TOKEN, "LOG_LEVEL": arguments.log_level}
+    """The stand-in, the proxy before it, and one process by hand beside it, all with the same CLI."""
+
+    def __init__(self, arguments, command, settle):
+        self.arguments, self.settle, self.loop, self.hand = arguments, settle, Loop(), None
         self.servers = []
-        self.standin = self.serve([arguments.binary, "standin", "--listen", "127.0.0.1:0"], env, log)
+        self.home = Path(tempfile.mkdtemp(prefix="auth-pool-bench-"))
+        self.log = open(self.home / "log", "w")
+        self.env = {name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ}
+        self.env |= {"HOME": str(self.home), "BENCH_TOKEN": TOKEN, "LOG_LEVEL": arguments.log_level}
+        self.command = command
+
+    def start(self):
+        self.standin = self.serve("standin")
         self.standin.post("/standin/script", {"action": {"type": "text", "count": CHUNKS,
                                                          "chunk_delay_ms": CHUNK_DELAY_MS}})
         self.relay = Relay(self.loop, (self.standin.host, self.standin.port))
-        profile = home / ".claude-bench"
+        profile = self.home / ".claude-bench"
         profile.mkdir(mode=0o700)
-        config = home / "auth-pool.json"
+        config = self.home / "auth-pool.json"
         config.write_text(json.dumps({
             "subscriptions": [{"id": "bench", "type": "claude-max", "configDir": str(profile), "weeklyBudget": 1e6,
                                "oauthTokenEnv": "BENCH_TOKEN", "env": {"ANTHROPIC_BASE_URL": self.relay.url}}],
-            "claude": {"command": str(command), "sparesPerSubscription": 1},
+            "claude": {"command": str(self.command), "sparesPerSubscription": 1},
         }))
-        self.proxy = self.serve([arguments.binary, "serve", "--config", str(config), "--listen", "127.0.0.1:0"],
-                                env, log)
+        self.proxy = self.serve("serve", "--config", str(config))
         self.http = Http(self.loop, self.proxy.host, self.proxy.port)
-        self.hand = None
+        # From here on the model is in demand.
+        self.http.ask()
+        self.learn()
 
-    def serve(self, argv, env, log):
-        self.servers.append(Server(argv, env, log))
-        return self.servers[-1]
+    def serve(self, *command):
+        server = Server([self.arguments.binary, *command, "--listen", "127.0.0.1:0"], self.env, self.log)
+        self.servers.append(server)
+        server.await_address()
+        return server
 
-    def close(self):
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, kind, *_):
         if self.hand:
             self.hand.kill()
         for server in reversed(self.servers):
             server.stop()
+        self.log.close()
+        if kind:
+            print(f"the log is in {self.home}", file=sys.stderr)
+        else:
+            shutil.rmtree(self.home)
 
     def await_spare(self):
         end = now() + 60
         while self.proxy.get("/health")["backend"]["spares"] < 1:
             if now() > end:
                 raise TimeoutError("no spare within 60 s")
-            self.loop.idle(0.05)
-
-    def spare_pid(self):
-        """The proxy's one child between requests."""
-        tasks = Path(f"/proc/{self.proxy.process.pid}/task").glob("*/children")
-        children = [int(pid) for task in tasks for pid in task.read_text().split()]
-        if len(children) != 1:
-            raise RuntimeError(f"one spare expected, found {len(children)}")
-        return children[0]
+            self.loop.idle(0.02)
 
     def learn(self):
-        """How the proxy starts its processes."""
+        """How the proxy starts its processes, from its one child between requests."""
         self.await_spare()
-        proc = Path(f"/proc/{self.spare_pid()}")
-        self.argv = (proc / "cmdline").read_bytes().decode().split("\0")[:-1]
-        self.env = dict(entry.split("=", 1) for entry in (proc / "environ").read_bytes().decode().split("\0")[:-1])
+        tasks = Path(f"/proc/{self.proxy.process.pid}/task").glob("*/children")
+        children = [pid for task in tasks for pid in task.read_text().split()]
+        if len(children) != 1:
+            raise RuntimeError(f"one spare expected, found {len(children)}")
+        proc = Path("/proc") / children[0]
+        self.hand_argv = (proc / "cmdline").read_bytes().decode().split("\0")[:-1]
+        self.hand_env = dict(entry.split("=", 1) for entry in (proc / "environ").read_bytes().decode().split("\0")[:-1])
         self.cwd = os.readlink(proc / "cwd")
-        if self.argv[-1] != MODEL:
-            raise RuntimeError(f"the spare is for {self.argv[-1]}, not for {MODEL}")
-        start = self.argv.index("--input-format")
-        self.cold_argv = self.argv[:start] + self.argv[start + 2:] + ["--system-prompt", ""]
+        if self.hand_argv[-1] != MODEL:
+            raise RuntimeError(f"the spare is for {self.hand_argv[-1]}, not for {MODEL}")
+        start = self.hand_argv.index("--input-format")
+        self.cold_argv = self.hand_argv[:start] + self.hand_argv[start + 2:] + ["--system-prompt", ""]
+        self.loop.idle(self.settle)
         self.spare_pss_mb = int(re.search(r"^Pss:\s+(\d+)", (proc / "smaps_rollup").read_text(), re.M)[1]) / 1024
 
-    def prepare(self):
-        """Both warm ways stand ready, and the machine is quiet."""
+    def ask(self, way):
+        """When the question was asked, and when each text of the answer came."""
         if not self.hand:
-            self.hand = Cli(self.loop, self.argv, self.env, self.cwd)
+            self.hand = Cli(self.loop, self.hand_argv, self.hand_env, self.cwd)
             self.hand.warm_up()
         self.await_spare()
         self.loop.idle(self.settle)
-
-    def sample(self, kind):
-        self.prepare()
         self.relay.reset()
         gc.disable()
-        if kind == "proxy":
-            begun, texts = self.http.ask()
-        elif kind == "by hand":
-            begun = self.hand.write(question_lines())
-            texts = self.hand.answer()
-            self.hand.kill()
-            self.hand = None
-        else:
-            cli = Cli(self.loop, self.cold_argv, self.env, self.cwd)
+        try:
+            if way == PROXY:
+                return self.http.ask()
+            if way == BY_HAND:
+                begun = self.hand.write(question_lines())
+                texts = self.hand.answer()
+                self.hand.kill()
+                self.hand = None
+                return begun, texts
+            cli = Cli(self.loop, self.cold_argv, self.hand_env, self.cwd)
             cli.write(PROMPT.encode())
             cli.process.stdin.close()
-            begun, texts = cli.begun, cli.answer()
+            texts = cli.answer()
             cli.kill()
-        gc.enable()
-        if len(texts) != CHUNKS or len(self.relay.deltas) != CHUNKS or len(self.relay.requests) != 1:
-            raise RuntimeError(f"{kind}: {len(texts)} chunks of {len(self.relay.deltas)} sent, "
-                               f"{len(self.relay.requests)} requests")
-        arrivals = [at for at, _ in texts]
-        return {
-            "first": (arrivals[0] - begun) * 1e3,
-            "request": (self.relay.requests[0] - begun) * 1e3,
-            "lags": [(arrived - sent) * 1e3 for arrived, sent in zip(arrivals[1:], self.relay.deltas[1:])],
-        }
+            return cli.begun, texts
+        finally:
+            gc.enable()
 
-    def run(self, rounds, warm_up, progress):
-        self.http.ask()
-        # From now on the model is in demand.
-        self.learn()
-        bodies, samples = {}, []
-        for number in range(-warm_up, rounds):
-            order = random.sample(KINDS, len(KINDS))
-            taken = {}
-            for kind in order:
-                taken[kind] = self.sample(kind)
-                if number < 0:
-                    bodies[kind] = self.last_body()
-            if number < 0 and bodies["proxy"] != bodies["by hand"]:
-                raise RuntimeError("the proxy and the by-hand process do not ask the same:\n"
-                                   + "\n".join(json.dumps(bodies[kind]) for kind in KINDS[:2]))
-            if number >= 0:
-                samples.append(taken)
-            progress(number + 1, rounds)
-        return samples
+    def sample(self, way):
+        """One question to the real CLI; in milliseconds."""
+        begun, texts = self.ask(way)
+        requests, deltas = self.relay.requests, self.relay.deltas
+        if not len(texts) == len(deltas) == CHUNKS or len(requests) != 1:
+            raise RuntimeError(f"{way}: {len(texts)} chunks of {len(deltas)} sent, {len(requests)} requests")
+        lags = [(arrived - sent) * 1e3 for (arrived, _), sent in zip(texts[1:], deltas[1:])]
+        return {"first": (texts[0][0] - begun) * 1e3, "in": (requests[0] - begun) * 1e3, "out": statistics.median(lags)}
+
+    def clock_sample(self, way):
+        """One question to clock_cli.py; in milliseconds."""
+        begun, texts = self.ask(way)
+        asked = float(texts[0][1].split()[0])
+        lags = [(arrived - float(text.split()[-1])) * 1e3 for arrived, text in texts]
+        # First without what the script itself takes, so that only the ways differ.
+        return {"first": (asked - begun) * 1e3 + lags[0], "in": (asked - begun) * 1e3, "out": statistics.median(lags[1:])}
 
     def last_body(self):
         body = self.standin.get("/standin/requests")[-1]["body"]
@@ -392,61 +406,64 @@ class Bench:
         return body
 
 
-def bootstrap(samples, figure, count=4000):
-    """The 5th and the 95th percentile of `figure` over rounds drawn with replacement."""
+def run(bench, ways, sample, rounds, warm_up, compare):
+    """The samples of all rounds, by way."""
+    samples = []
+    for number in range(-warm_up, rounds):
+        taken, bodies = {}, {}
+        for way in random.sample(ways, len(ways)):
+            taken[way] = sample(way)
+            if compare and number < 0:
+                bodies[way] = bench.last_body()
+        if bodies and bodies[PROXY] != bodies[BY_HAND]:
+            raise RuntimeError("the proxy and the by-hand process do not ask the same:\n"
+                               + "\n".join(json.dumps(bodies[way]) for way in (PROXY, BY_HAND)))
+        if number >= 0:
+            samples.append(taken)
+        if sys.stderr.isatty():
+            print(f"\r{number + 1}/{rounds} ", end="", file=sys.stderr, flush=True)
+    return samples
+
+
+def median(samples, way, value):
+    return statistics.median(sample[way][value] for sample in samples)
+
+
+def spread(samples, figure, count=4000):
+    """`figure` of the samples, and the 5th and 95th percentile of it over rounds drawn with replacement."""
     drawn = sorted(figure(random.choices(samples, k=len(samples))) for _ in range(count))
-    return drawn[count * 5 // 100], drawn[count * 95 // 100]
-
-
-def p50(samples, kind, value):
-    return statistics.median(sample[kind][value] for sample in samples)
+    return {"value": figure(samples), "p5": drawn[count * 5 // 100], "p95": drawn[count * 95 // 100]}
 
 
 def evaluate(samples):
-    def figure(compute):
-        low, high = bootstrap(samples, compute)
-        return {"p50": compute(samples), "p5": low, "p95": high}
-
-    def quantiles(kind, value):
-        values = sorted(sample[kind][value] for sample in samples)
-        return {"p50": statistics.median(values), "min": values[0], "max": values[-1]}
-
-    lag = {kind: sorted(lag for sample in samples for lag in sample[kind]["lags"]) for kind in KINDS[:2]}
-    for sample in samples:
-        for kind in KINDS:
-            sample[kind]["lag"] = statistics.median(sample[kind]["lags"])
-    difference = lambda value: figure(lambda some: p50(some, "proxy", value) - p50(some, "by hand", value))
+    ways = list(samples[0])
+    ratio = lambda other: spread(samples, lambda some: median(some, PROXY, "first") / median(some, other, "first"))
+    added = lambda value: spread(samples, lambda some: median(some, PROXY, value) - median(some, BY_HAND, value))
+    first = {way: sorted(sample[way]["first"] for sample in samples) for way in ways}
     return {
-        "first_token_ms": {kind: quantiles(kind, "first") for kind in KINDS},
-        "request_upstream_ms": {kind: quantiles(kind, "request") for kind in KINDS},
-        "chunk_lag_ms": {kind: {"p50": statistics.median(values), "p95": values[len(values) * 95 // 100]}
-                         for kind, values in lag.items()},
-        "proxy_over_cold": figure(lambda some: p50(some, "proxy", "first") / p50(some, "cold", "first")),
-        "proxy_over_by_hand": figure(lambda some: p50(some, "proxy", "first") / p50(some, "by hand", "first")),
-        "added_first_token_ms": difference("first"),
-        "added_request_upstream_ms": difference("request"),
-        "added_chunk_lag_ms": difference("lag"),
         "rounds": len(samples),
+        "first_token_ms": {way: {"p50": statistics.median(values), "p5": values[len(values) * 5 // 100],
+                                 "p95": values[len(values) * 95 // 100]} for way, values in first.items()},
+        **{f"proxy_over_{way.replace(' ', '_')}": ratio(way) for way in ways if way != PROXY},
+        **{f"added_{value}_ms": added(value) for value in ("first", "in", "out")},
+        "samples": samples,
     }
 
 
-def show(version, result):
-    def spread(name, form):
-        value = result[name]
-        return f"{value['p50']:{form}}   [{value['p5']:{form}} .. {value['p95']:{form}}]"
-
-    print(f"\nClaude CLI {version}, {result['rounds']} rounds; p50 [5 % .. 95 % of the bootstrap]; ms\n")
-    print(f"  {'':26}{'first token':>12}{'(min .. max)':>18}{'request upstream':>19}")
-    for kind in KINDS:
-        first, request = result["first_token_ms"][kind], result["request_upstream_ms"][kind]
-        limits = f"({first['min']:.1f} .. {first['max']:.1f})"
-        print(f"  {kind:26}{first['p50']:12.2f}{limits:>18}{request['p50']:19.2f}")
-    print(f"\n  proxy / cold              {spread('proxy_over_cold', '.3f')}   goal <= 0.25")
-    print(f"  proxy / by hand           {spread('proxy_over_by_hand', '.3f')}")
-    print(f"  proxy - by hand           {spread('added_first_token_ms', '+.2f')}   goal <= 1")
-    print(f"    until upstream          {spread('added_request_upstream_ms', '+.2f')}")
-    print(f"    each later chunk        {spread('added_chunk_lag_ms', '+.3f')}")
-    print(f"  idle spare                {result['spare_pss_mb']:.0f} MB PSS", flush=True)
+def show(title, result, labels, goals):
+    print(f"\n{title}, {result['rounds']} rounds\n")
+    print(f"  {'first token, ms':34}{'p50':>9}{'p5':>9}{'p95':>9}")
+    for way, value in result["first_token_ms"].items():
+        print(f"  {way:34}{value['p50']:9.2f}{value['p5']:9.2f}{value['p95']:9.2f}")
+    print(f"\n  {'of the p50s, with its spread':34}{'':9}{'5 %':>9}{'95 %':>9}")
+    for name, label in labels.items():
+        if value := result.get(name):
+            form = "9.3f" if "over" in name else "+9.3f"
+            goal = goals.get(name, "")
+            print(f"  {label:34}{value['value']:{form}}{value['p5']:{form}}{value['p95']:{form}}   {goal}")
+    if pss := result.get("spare_pss_mb"):
+        print(f"\n  an idle spare takes {pss:.0f} MB (PSS)")
+    sys.stdout.flush()
 
 
 def versions():
@@ -455,38 +472,39 @@ def versions():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cli", action="append", choices=versions(), help="a pinned CLI build [default: all]")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--warm-up", type=int, default=3, help="rounds before those that count")
-    parser.add_argument("--settle", type=float, default=1.0, help="seconds of quiet before each sample")
+    parser.add_argument("--cli", action="append", choices=[*versions(), CLOCK],
+                        help=f"a pinned CLI build, or `{CLOCK}` for clock_cli.py; may be repeated [default: all]")
+    parser.add_argument("--rounds", type=int, default=30, help="with a real CLI [default: 30]")
+    parser.add_argument("--clock-rounds", type=int, default=200, help="with clock_cli.py [default: 200]")
+    parser.add_argument("--warm-up", type=int, default=3, help="rounds before those that count [default: 3]")
+    parser.add_argument("--settle", type=float, default=1.0, help="seconds of quiet before each sample [default: 1]")
     parser.add_argument("--binary", default=ROOT / "target/release/auth-pool", help="the program to measure")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the samples and figures go")
-    parser.add_argument("--log-level", default="info", help="of the proxy")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where all samples and figures go")
+    parser.add_argument("--log-level", default="info", help="of the proxy [default: info]")
     arguments = parser.parse_args()
 
-    def progress(done, rounds):
-        if sys.stderr.isatty():
-            print(f"\r{done}/{rounds}", end="", file=sys.stderr, flush=True)
-
     results = {}
-    for version in arguments.cli or versions():
-        command = ROOT / "tests/cli" / version / "node_modules/.bin/claude"
+    for name in arguments.cli or [*versions(), CLOCK]:
+        if name == CLOCK:
+            command, settle, rounds = ROOT / "tests/bench/clock_cli.py", 0.1, arguments.clock_rounds
+            title, ways = "An instant CLI", [PROXY, BY_HAND]
+            labels = {"in": "client's write to CLI's stdin", "out": "CLI's write to client, later chunks"}
+        else:
+            command, settle, rounds = ROOT / f"tests/cli/{name}/node_modules/.bin/claude", arguments.settle, arguments.rounds
+            title, ways = f"Claude CLI {name}", [PROXY, BY_HAND, COLD]
+            labels = {"in": "request at the provider", "out": "each later chunk"}
         if not command.exists():
-            sys.exit(f"{command.relative_to(ROOT)} is missing: run `npm ci` in tests/cli/{version}")
-        home = Path(tempfile.mkdtemp(prefix="auth-pool-bench-"))
-        with open(home / "log", "w") as log:
-            bench = None
-            try:
-                bench = Bench(arguments, command, home, log)
-                samples = bench.run(arguments.rounds, arguments.warm_up, progress)
-            except Exception as error:
-                sys.exit(f"{type(error).__name__}: {error}\n(the log is in {home})")
-            finally:
-                if bench:
-                    bench.close()
-        shutil.rmtree(home)
-        results[version] = evaluate(samples) | {"spare_pss_mb": bench.spare_pss_mb, "samples": samples}
-        show(version, results[version])
+            sys.exit(f"{command.relative_to(ROOT)} is missing: run `npm ci` in tests/cli/{name}")
+        with Bench(arguments, command, settle) as bench:
+            sample = bench.clock_sample if name == CLOCK else bench.sample
+            samples = run(bench, ways, sample, rounds, arguments.warm_up, compare=name != CLOCK)
+            results[name] = evaluate(samples) | {"spare_pss_mb": None if name == CLOCK else bench.spare_pss_mb}
+        show(title, results[name], {
+            "proxy_over_cold": "proxy / cold",
+            "added_first_ms": "proxy - by hand, first token",
+            "added_in_ms": f"  {labels['in']}",
+            "added_out_ms": f"  {labels['out']}",
+        }, {"proxy_over_cold": "goal: at most 0.25", "added_first_ms": "goal: at most 1"})
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
 
