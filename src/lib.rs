@@ -6,27 +6,46 @@
 //!
 //! | room | what it is for | may import |
 //! |---|---|---|
-//! | `main.rs` | arguments, logging, runtime, exit code; nothing else | `cli` |
-//! | [`cli`] | the commands: `serve`, `demo`, `config` | everything below |
-//! | [`app`] | composition root: builds every part from the configuration, owns run and stop | everything below |
-//! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `runtime` |
-//! | [`api`] | what clients speak, one folder a dialect, and the operator's views | `gateway`, `conversation`, `runtime` |
+//! | `main.rs` | arguments, logging, exit code; nothing else | `cli`, `config` |
+//! | [`cli`] | the commands: `serve`, `demo`, `config`, `standin` | everything below |
+//! | [`app`] | composition root: builds every part from the configuration; owns run, reload and stop | everything below |
+//! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `gateway`, `runtime` |
+//! | [`api`] | what clients speak, one folder a dialect, and the operator's views | `gateway`, `conversation` |
 //! | [`gateway`] | one request's life: lease -> run -> classify -> retry elsewhere -> finish | `pool`, `backend`, `conversation`, `runtime` |
 //! | [`backend`] | executes a request: the official `claude` CLI | `conversation`, `runtime` |
 //! | [`pool`] | the brain, pure: (now, command) -> (decision, effects); no I/O, no clock, no tokio | `conversation` |
-//! | [`conversation`] | the one inner model: request, turn, event, usage | - |
-//! | [`config`] | raw file -> checked configuration, all problems at once | `pool`, `conversation` |
+//! | [`alert`] | delivers messages to the operator's webhooks, safely | `runtime` |
+//! | [`config`] | raw file and environment -> checked configuration, all problems at once; follows the file | `conversation`, `runtime` |
 //! | [`standin`] | a loopback stand-in for the Anthropic Messages API, for the demo and the tests | `runtime` |
-//! | [`runtime`] | clock, named tasks (the only caller of `tokio::spawn`), stop signals | - |
+//! | [`conversation`] | the one inner model: request, turn, event, usage, models | - |
+//! | [`runtime`] | what the machine gives: clock, named tasks (the only caller of `tokio::spawn`), signals | - |
 //! | [`units`] | instants and money | - |
 //!
-//! Every room may import [`units`].
+//! Every room may import [`units`]. `tests/it/architecture.rs` holds this table; `.clippy.toml` holds the rest: the
+//! clock, the environment, tasks and processes have one home each.
+//!
+//! ## A request's walk
+//!
+//! `server::accept` (connection) -> `server::request` (id, span) -> `server::origin`, `server::auth` (who may come in) ->
+//! `server::body` (cap) -> `api::openai::chat` (parse with field paths -> [`conversation::Request`]) ->
+//! [`gateway::PooledGateway`] (attempts) -> [`pool::Pool::acquire`] (one short lock -> lease, or why not) ->
+//! [`backend::claude_cli`] (a spare, specialised -> [`conversation::Event`]s) -> `api::openai::chat` (events -> chunks) ->
+//! `server::response` (SSE). The lease is finished however the walk ends, also when the client leaves: everything behind
+//! a request hangs on its response body, and dropping that drops the process, its group and the lease.
+//!
+//! ## Stopping
+//!
+//! Readiness off and listener closed -> running answers end within the drain timeout -> the rest is cut: error frame,
+//! process groups killed -> spares killed -> every task waited for. See [`app::App::stop`].
 
+pub mod alert;
 pub mod api;
+pub mod app;
 pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod conversation;
+pub mod gateway;
 pub mod pool;
 pub mod runtime;
 pub mod server;

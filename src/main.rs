@@ -1,5 +1,6 @@
 //! The `auth-pool` program.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use auth_pool::cli::{self, Cli};
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(DEFAULT_LOG_FILTER)))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     cli::run(Cli::parse(), &env)
 }

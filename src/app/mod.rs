@@ -1,10 +1,11 @@
-//! The composition root: builds every part from the configuration, and owns run and stop.
+//! The composition root: builds every part from the configuration, and owns run, reload and stop.
 //!
 //! Stopping is a sequence, each step with its own end: readiness goes off and the listener closes; running answers may
-//! end within the drain timeout; what is left is cut, which kills its processes; spares are killed; every task is
-//! waited for.
+//! end within the drain timeout; what is left is cut with an error frame, which kills its processes; spares are killed;
+//! every task is waited for.
 
 mod parts;
+mod reload;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -12,74 +13,85 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backend::claude_cli::ClaudeCli;
-use crate::config::{Config, Env};
+use crate::config::{Config, Env, Overrides};
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server::Server;
 
-/// How long the last tasks may take once everything is cut: processes are dead by then, only their reaping is left.
+/// How long connections may take to send their last frame once everything is cut.
+const CUT_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the last tasks may take then: processes are dead by that time, only their reaping is left.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
 
 /// A running proxy.
 pub struct App {
     gateway: PooledGateway,
-    pool: SharedPool,
     claude: ClaudeCli,
-    server: Server,
-    tasks: Tasks,
+    addr: SocketAddr,
+    server: JoinHandle<()>,
+    /// No more connections.
+    drain: CancellationToken,
+    /// No more answers.
+    kill: CancellationToken,
+    /// No more background work.
     stop: CancellationToken,
+    tasks: Tasks,
     drain_timeout: Duration,
     /// The empty directory in which all CLI processes run; removed at the end.
     _cwd: tempfile::TempDir,
 }
 
 impl App {
-    /// Builds all parts and binds the address. Clients are served from now on.
-    pub async fn start(config: Config, env: &Env) -> anyhow::Result<Self> {
+    /// Builds all parts and binds the address. Clients are served, and changes of the configuration are followed, from
+    /// now on.
+    pub async fn start(config: Config, env: Env, overrides: Overrides) -> anyhow::Result<Self> {
         let tasks = Tasks::default();
-        let stop = CancellationToken::new();
+        let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
         let cwd = tempfile::Builder::new().prefix("workspace-").tempdir().context("no directory for CLI processes")?;
         let claude = ClaudeCli::new(parts::spare_settings(&config), &tasks);
-        let cli_backends = parts::cli_backends(&config, env, &claude, cwd.path());
-        let catalog = parts::catalog(&config, cli_backends.first().map(|(_, backend)| backend)).await;
+        let profiles = parts::Profiles { env: env.clone(), claude: claude.clone(), cwd: cwd.path().to_owned() };
+        let backends = profiles.backends(&config);
+        let facts = parts::cli_facts(&backends).await;
+        let catalog = parts::catalog(&config, &facts);
+        parts::prepare_spares(&backends, &catalog);
         let pool = SharedPool::new(parts::pool(&config));
-        parts::prepare_spares(&cli_backends, &catalog);
-        let gateway = PooledGateway::new(
-            pool.clone(),
-            parts::as_backends(cli_backends),
-            catalog,
-            claude.clone(),
-            config.account_selection.max_attempts(),
-            tasks.clone(),
-        );
-        let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone()), &tasks)
-            .await
-            .with_context(|| format!("cannot listen on {}", config.server.listen))?;
+        let attempts = parts::max_attempts(&config);
+        let backends = parts::as_backends(backends);
+        let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), attempts, tasks.clone());
+        let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?;
+        let addr = *server.addresses().first().context("the server listens nowhere")?;
+        let drain_timeout = config.server.drain_timeout;
         upkeep::start(&pool, &config, &tasks, &stop);
-        Ok(Self { gateway, pool, claude, server, tasks, stop, drain_timeout: config.server.drain_timeout, _cwd: cwd })
+        let target = reload::Target { pool, gateway: gateway.clone(), server: server.settings(), profiles, facts };
+        reload::start(target, &config, env, overrides, &tasks, &stop);
+        let server = tasks.spawn("server", server.run(drain.clone(), kill.clone()));
+        Ok(Self { gateway, claude, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
     }
 
     /// The address that is served; its port is real also where port 0 was asked for.
     pub fn addr(&self) -> SocketAddr {
-        self.server.addr()
-    }
-
-    /// The pool, for whoever wants to look at it or to listen to its effects.
-    pub fn pool(&self) -> &SharedPool {
-        &self.pool
+        self.addr
     }
 
     /// Stops in an orderly way. Running answers may end within the drain timeout.
-    pub async fn stop(self) {
-        self.gateway.drain();
+    pub async fn stop(mut self) {
         info!(drain_timeout = %humantime::format_duration(self.drain_timeout), "stopping: no new requests");
-        if !self.server.shutdown(self.drain_timeout).await {
-            warn!("some answers were cut: they did not end within the drain timeout");
+        self.gateway.drain();
+        self.drain.cancel();
+        if timeout(self.drain_timeout, &mut self.server).await.is_err() {
+            warn!("the drain timeout has passed: answers that still run are cut");
+            self.gateway.kill();
+            self.kill.cancel();
+            if timeout(CUT_LIMIT, &mut self.server).await.is_err() {
+                self.server.abort();
+            }
         }
         self.stop.cancel();
         self.claude.close();

@@ -1,15 +1,13 @@
 //! From the configuration's words to each part's own settings.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
 use crate::backend::Backend;
-use crate::backend::claude_cli::{
-    ClaudeCli, ClaudeCliBackend, CliFacts, Profile, Settings, SpareSettings, Timers,
-};
+use crate::backend::claude_cli::{ClaudeCli, ClaudeCliBackend, CliFacts, Profile, Settings, SpareSettings, Timers};
 use crate::config::{self, Config, Env, Source};
 use crate::conversation::Catalog;
 use crate::gateway::Backends;
@@ -25,13 +23,13 @@ const FALLBACK_ALIASES: [(&str, &str); 3] =
 const DEFAULT_ALIAS: &str = "sonnet";
 
 /// Spares of a kind that nobody asked for this long are killed.
-const SPARE_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+const SPARE_IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// A session without a request for this long is idle, and may be moved.
-const SESSION_IDLE_AFTER: Duration = Duration::from_secs(5 * 60);
+const SESSION_IDLE_AFTER: Duration = Duration::from_mins(5);
 
 /// A session without a request for this long is released.
-const SESSION_STALE_AFTER: Duration = Duration::from_secs(60 * 60);
+const SESSION_STALE_AFTER: Duration = Duration::from_hours(1);
 
 pub(super) type CliBackends = Vec<(Arc<str>, ClaudeCliBackend)>;
 
@@ -49,48 +47,66 @@ pub(super) fn spare_settings(config: &Config) -> SpareSettings {
     }
 }
 
-/// One backend for each subscription that is driven through the CLI.
-pub(super) fn cli_backends(config: &Config, env: &Env, claude: &ClaudeCli, cwd: &Path) -> CliBackends {
-    let settings = Settings {
-        command: config.claude.command.clone(),
-        cwd: cwd.to_owned(),
-        own_env: env.vars().clone(),
-        timers: Timers {
-            first_event: config.claude.first_event_timeout,
-            idle: config.claude.idle_timeout,
-            total: config.claude.total_timeout,
-        },
-    };
-    let backend = |subscription: &config::Subscription| {
-        let profile = profile(config, subscription, env);
-        (Arc::from(subscription.id.as_str()), claude.backend(profile, settings.clone()))
-    };
-    config.subscriptions.iter().map(backend).collect()
+/// What makes a subscription of the configuration a backend.
+#[derive(Clone)]
+pub(super) struct Profiles {
+    pub env: Env,
+    pub claude: ClaudeCli,
+    /// The empty directory in which processes run.
+    pub cwd: PathBuf,
 }
 
-fn profile(config: &Config, subscription: &config::Subscription, env: &Env) -> Profile {
-    // The user's own profile is reached by saying nothing: naming it would make the CLI look for parts of it elsewhere.
-    let is_default = config.source == Source::DefaultProfile && env.var(config::CLAUDE_CONFIG_DIR).is_none();
-    Profile {
-        subscription: subscription.id.clone(),
-        config_dir: (!is_default).then(|| subscription.config_dir.clone()),
-        env: subscription.env.clone(),
-        oauth_token: subscription.oauth_token_env.as_deref().and_then(|name| env.var(name)).map(str::to_owned),
+impl Profiles {
+    /// One backend for each subscription that is driven through the CLI.
+    pub(super) fn backends(&self, config: &Config) -> CliBackends {
+        let settings = Settings {
+            command: config.claude.command.clone(),
+            cwd: self.cwd.clone(),
+            own_env: self.env.vars().clone(),
+            timers: Timers {
+                first_event: config.claude.first_event_timeout,
+                idle: config.claude.idle_timeout,
+                total: config.claude.total_timeout,
+            },
+        };
+        let backend = |subscription: &config::Subscription| {
+            let profile = self.profile(config, subscription);
+            (Arc::from(subscription.id.as_str()), self.claude.backend(profile, settings.clone()))
+        };
+        config.subscriptions.iter().map(backend).collect()
+    }
+
+    fn profile(&self, config: &Config, subscription: &config::Subscription) -> Profile {
+        // The user's own profile is reached by saying nothing: naming it would make the CLI look for parts of it
+        // elsewhere.
+        let is_users_own = config.source == Source::DefaultProfile || !config.enabled;
+        let is_named = self.env.var(config::env::CLAUDE_CONFIG_DIR).is_some();
+        Profile {
+            subscription: subscription.id.clone(),
+            config_dir: (!is_users_own || is_named).then(|| subscription.config_dir.clone()),
+            env: subscription.env.clone(),
+            oauth_token: subscription.oauth_token_env.as_deref().and_then(|name| self.env.var(name)).map(str::to_owned),
+        }
+    }
+}
+
+/// What the installed CLI says of itself.
+pub(super) async fn cli_facts(backends: &CliBackends) -> CliFacts {
+    let Some((_, backend)) = backends.first() else { return CliFacts::default() };
+    match backend.probe().await {
+        Ok(facts) => {
+            info!(version = facts.version, "Claude CLI");
+            facts
+        }
+        Err(error) => {
+            warn!(%error, "the CLI did not say what its model aliases mean; built-in ones are used");
+            CliFacts::default()
+        }
     }
 }
 
 /// The names of models: what the installed CLI says its aliases mean, and the operator's own.
-pub(super) async fn catalog(config: &Config, backend: Option<&ClaudeCliBackend>) -> Catalog {
-    let facts = match backend {
-        Some(backend) => backend.probe().await.unwrap_or_else(|error| {
-            warn!(%error, "the CLI did not say what its model aliases mean; built-in ones are used");
-            CliFacts::default()
-        }),
-        None => CliFacts::default(),
-    };
-    if let Some(version) = &facts.version {
-        info!(version, "Claude CLI");
-    }
+pub(super) fn catalog(config: &Config, facts: &CliFacts) -> Catalog {
     let fallback = FALLBACK_ALIASES.into_iter().filter(|(alias, _)| !facts.aliases.contains_key(*alias));
     let told = facts.aliases.iter().map(|(alias, id)| (alias.as_str(), id.as_str()));
     Catalog::new(fallback.chain(told), config.models.iter().map(|(name, target)| (name.as_str(), target.as_str())))
@@ -108,6 +124,12 @@ pub(super) fn prepare_spares(backends: &CliBackends, catalog: &Catalog) {
 
 pub(super) fn as_backends(backends: CliBackends) -> Backends {
     backends.into_iter().map(|(id, backend)| (id, Arc::new(backend) as Arc<dyn Backend>)).collect()
+}
+
+/// Subscriptions that one request may try.
+pub(super) fn max_attempts(config: &Config) -> u32 {
+    let selection = &config.account_selection;
+    if selection.retry_on_failure { selection.max_retries } else { 1 }
 }
 
 pub(super) fn pool(config: &Config) -> Pool {
@@ -156,9 +178,9 @@ fn subscription(subscription: &config::Subscription) -> SubscriptionSettings {
 pub(super) fn server_settings(config: &Config) -> server::Settings {
     let server = &config.server;
     server::Settings {
-        listen: server.listen,
+        listen: vec![server.listen],
         cors_origins: server.cors_origins.clone(),
-        max_body_bytes: server.max_body_bytes,
+        max_body_bytes: usize::try_from(server.max_body_bytes).unwrap_or(usize::MAX),
         header_read_timeout: server.header_read_timeout,
         max_connections: server.max_connections as usize,
         client_keys: config
@@ -167,7 +189,7 @@ pub(super) fn server_settings(config: &Config) -> server::Settings {
             .map(|key| server::ClientKey {
                 name: key.name.as_str().into(),
                 digest: key.digest,
-                models: key.models.clone(),
+                models: key.models.clone().map(Into::into),
                 admin: key.admin,
             })
             .collect(),

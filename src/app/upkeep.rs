@@ -17,15 +17,21 @@ const TICK: Duration = Duration::from_secs(5);
 
 pub(super) fn start(pool: &SharedPool, config: &Config, tasks: &Tasks, stop: &CancellationToken) {
     tasks.spawn("effects", log_effects(pool.clone(), stop.clone()));
-    tasks.spawn("tick", every(TICK, stop.clone(), {
-        let pool = pool.clone();
-        move || pool.with(|pool, now| ((), pool.tick(now)))
-    }));
-    if config.rebalancing.enabled {
-        tasks.spawn("rebalancer", every(config.rebalancing.interval, stop.clone(), {
+    tasks.spawn(
+        "tick",
+        every(TICK, stop.clone(), {
             let pool = pool.clone();
-            move || pool.with(|pool, now| ((), pool.rebalance(now)))
-        }));
+            move || pool.with(|pool, now| ((), pool.tick(now)))
+        }),
+    );
+    if config.rebalancing.enabled {
+        tasks.spawn(
+            "rebalancer",
+            every(config.rebalancing.interval, stop.clone(), {
+                let pool = pool.clone();
+                move || pool.with(|pool, now| ((), pool.rebalance(now)))
+            }),
+        );
     }
 }
 

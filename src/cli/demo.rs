@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::say;
 use crate::app::App;
 use crate::config::{self, Env, Overrides};
+use crate::runtime::signals::StopSignals;
 use crate::runtime::tasks::Tasks;
 use crate::standin::{self, Standin};
 
@@ -43,8 +43,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, env: &Env) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = StopSignals::register()?;
     let claude = find(&args.claude, env)?;
     say(&format!("1/5  Claude CLI            {}", claude.display()));
 
@@ -56,8 +55,9 @@ pub(super) async fn run(args: Args, env: &Env) -> anyhow::Result<()> {
     let file = write_config(home.path(), &claude, &standin.base_url())?;
     say(&format!("3/5  three subscriptions   {}", file.display()));
 
-    let config = config::load(env, &Overrides { config: Some(file), listen: Some(args.listen) })?;
-    let app = App::start(config, env).await?;
+    let overrides = Overrides { config: Some(file), listen: Some(args.listen) };
+    let config = config::load(env, &overrides)?;
+    let app = App::start(config, env.clone(), overrides).await?;
     let addr = app.addr();
     say(&format!("4/5  proxy                 http://{addr}"));
     await_spares(addr).await?;
@@ -73,10 +73,7 @@ pub(super) async fn run(args: Args, env: &Env) -> anyhow::Result<()> {
              -d '{{\"model\":\"{MODEL}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n\n  \
              curl http://{addr}/debug/auth-pool"
         ));
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        signals.received().await;
     }
     app.stop().await;
     drop(standin);
@@ -151,8 +148,7 @@ async fn ask(addr: SocketAddr) -> anyhow::Result<()> {
         "messages": [{ "role": "user", "content": QUESTION }],
     });
     let sent = Instant::now();
-    let response =
-        reqwest::Client::new().post(format!("http://{addr}/v1/chat/completions")).json(&body).send().await?;
+    let response = reqwest::Client::new().post(format!("http://{addr}/v1/chat/completions")).json(&body).send().await?;
     if !response.status().is_success() {
         bail!("the proxy answered {}: {}", response.status(), response.text().await?);
     }

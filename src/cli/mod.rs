@@ -11,7 +11,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Env;
+use crate::config::{Env, Overrides};
+use crate::runtime::signals::StopSignals;
+use crate::runtime::tasks::Tasks;
 
 /// An OpenAI-compatible proxy in front of a pool of Claude CLI subscriptions.
 #[derive(Debug, Parser)]
@@ -39,9 +41,17 @@ pub fn run(cli: Cli, env: &Env) -> ExitCode {
     match cli.command {
         Command::Serve(args) => in_runtime(serve::run(args, env)),
         Command::Demo(args) => in_runtime(demo::run(args, env)),
-        Command::Standin(args) => in_runtime(standin::run(args)),
-        Command::Config(command) => config::run(&command, env),
+        Command::Standin(args) => in_runtime(stand_in(args)),
+        Command::Config(command) => print(&config::run(&command, env, &Overrides::default())),
     }
+}
+
+async fn stand_in(args: standin::Args) -> anyhow::Result<()> {
+    let mut signals = StopSignals::register()?;
+    let stop = async move {
+        signals.received().await;
+    };
+    standin::run(&args, &Tasks::default(), stop).await
 }
 
 /// Runs an asynchronous command to its end.
@@ -54,6 +64,17 @@ fn in_runtime(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+/// Prints what a command has to say where it belongs.
+fn print(output: &config::Output) -> ExitCode {
+    if output.code == 0 {
+        say(&output.text);
+    } else {
+        let mut err = std::io::stderr().lock();
+        let _ = writeln!(err, "{}", output.text);
+    }
+    ExitCode::from(output.code)
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -2,38 +2,34 @@
 
 use std::path::PathBuf;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::app::App;
 use crate::config::{self, Config, Env, Overrides};
+use crate::runtime::signals::StopSignals;
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The configuration file [default: $AUTH_POOL_CONFIG, else config/auth-pool.json if it exists]
+    /// The configuration file [default: $`AUTH_POOL_CONFIG`, else config/auth-pool.json if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The address to listen on; port 0 takes a free one [default: $HOST:$PORT, else 127.0.0.1:3000]
+    /// The address to listen on; port 0 takes a free one [default: `$HOST:$PORT`, else 127.0.0.1:3000]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
 }
 
 pub(super) async fn run(args: Args, env: &Env) -> anyhow::Result<()> {
-    let config = config::load(env, &Overrides { config: args.config, listen: args.listen })?;
+    let overrides = Overrides { config: args.config, listen: args.listen };
+    let config = config::load(env, &overrides)?;
     announce(&config);
-    // Before anything is started: a signal that comes during the start is not lost.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let app = App::start(config, env).await?;
+    let mut signals = StopSignals::register()?;
+    let app = App::start(config, env.clone(), overrides).await?;
     let addr = app.addr();
     info!(%addr, "listening");
     super::say(&format!("auth-pool is listening on http://{addr}"));
     notify(&[sd_notify::NotifyState::Ready]);
-    let signal = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
+    let signal = signals.received().await;
     info!(signal, "asked to stop");
     notify(&[sd_notify::NotifyState::Stopping]);
     app.stop().await;

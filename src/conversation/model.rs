@@ -197,7 +197,7 @@ const fn default_price(family: Family) -> Price {
         Family::Haiku => Price::usd_per_million(1, 5),
         Family::Opus => Price::usd_per_million(5, 25),
         Family::Fable | Family::Mythos => Price::usd_per_million(10, 50),
-        
+
         Family::Sonnet | Family::Other => Price::usd_per_million(3, 15),
     }
 }

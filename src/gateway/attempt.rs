@@ -31,7 +31,14 @@ pub(super) struct Attempt {
 
 impl Attempt {
     pub(super) fn new(events: EventStream, lease: Lease, price: Price, tasks: Tasks) -> Self {
-        Self { events: Some(events), lease: Some(lease), price, output_chars: 0, finished: false, background: Some(tasks) }
+        Self {
+            events: Some(events),
+            lease: Some(lease),
+            price,
+            output_chars: 0,
+            finished: false,
+            background: Some(tasks),
+        }
     }
 
     fn note(&mut self, event: &Event) {
@@ -119,7 +126,6 @@ impl Drop for Attempt {
 pub(super) fn outcome(failure: &Failure) -> Outcome {
     match &failure.kind {
         FailureKind::Limited(report) => Outcome::Limited(report.clone()),
-        FailureKind::Unavailable { .. } => Outcome::Unavailable,
         FailureKind::Unauthenticated | FailureKind::Billing => {
             Outcome::Unauthenticated { detail: failure.detail.clone() }
         }
@@ -128,7 +134,7 @@ pub(super) fn outcome(failure: &Failure) -> Outcome {
         | FailureKind::TooLarge
         | FailureKind::InvalidRequest => Outcome::ClientError,
         FailureKind::TimedOut { timer: "total" } => Outcome::Abandoned,
-        FailureKind::TimedOut { .. } => Outcome::Unavailable,
+        FailureKind::Unavailable { .. } | FailureKind::TimedOut { .. } => Outcome::Unavailable,
         FailureKind::Spawn | FailureKind::Crashed | FailureKind::Protocol => Outcome::BackendFailed,
     }
 }

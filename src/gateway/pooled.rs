@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::attempt::Attempt;
 use super::lease::{Lease, SharedPool};
-use super::{Answer, BackendHealth, Call, Gateway, GatewayError, HealthReport, SessionHint};
+use super::{Answer, BackendHealth, Call, Gateway, GatewayError, HealthReport, PoolHealth, SessionHint};
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Failure, FailureKind, Fault};
 use crate::conversation::{Block, Catalog, Event, Request, Usage};
@@ -46,6 +47,10 @@ struct Shared {
     max_attempts: u32,
     started: Timestamp,
     draining: AtomicBool,
+    /// Ends every answer.
+    kill: CancellationToken,
+    /// What is wrong with the configuration file since it was last changed.
+    config_problems: ArcSwapOption<Value>,
     tasks: Tasks,
 }
 
@@ -67,6 +72,8 @@ impl PooledGateway {
             max_attempts: max_attempts.max(1),
             started: clock::now(),
             draining: AtomicBool::new(false),
+            kill: CancellationToken::new(),
+            config_problems: ArcSwapOption::empty(),
             tasks,
         }))
     }
@@ -74,6 +81,22 @@ impl PooledGateway {
     /// Refuses new requests from now on; running ones go on.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Ends every answer that still runs, each with an error for its client.
+    pub fn kill(&self) {
+        self.0.kill.cancel();
+    }
+
+    /// Takes over changed backends and names of models. Running answers keep what they have.
+    pub fn replace(&self, backends: Backends, catalog: Catalog) {
+        self.0.backends.store(Arc::new(backends));
+        self.0.catalog.store(Arc::new(catalog));
+    }
+
+    /// Tells the operator what is wrong with a changed configuration that was not taken over; `None` when all is well.
+    pub fn set_config_problems(&self, problems: Option<Value>) {
+        self.0.config_problems.store(problems.map(Arc::new));
     }
 
     /// Whether [`Self::drain`] was called.
@@ -88,7 +111,7 @@ impl PooledGateway {
         for attempt in 0..self.0.max_attempts {
             let lease = match self.lease(call, &tried, last.as_ref(), attempt).await {
                 Ok(lease) => lease,
-                Err(refusal) => return Err(refused(refusal, last)),
+                Err(refusal) => return Err(refused(&refusal, last)),
             };
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
@@ -152,7 +175,7 @@ impl PooledGateway {
             let is_content = event.is_content();
             begun.push(Ok(event));
             if is_content {
-                let rest = attempt.map(|event| event.map_err(GatewayError::Failed));
+                let rest = stream::unfold((Some(attempt), self.0.kill.clone()), next_or_killed);
                 return Ok(stream::iter(begun).chain(rest).boxed());
             }
         }
@@ -162,13 +185,29 @@ impl PooledGateway {
 
 type EventResult = Result<Event, GatewayError>;
 
+/// The next event of an attempt, or its end by [`PooledGateway::kill`].
+async fn next_or_killed(
+    (attempt, kill): (Option<Attempt>, CancellationToken),
+) -> Option<(EventResult, (Option<Attempt>, CancellationToken))> {
+    let mut attempt = attempt?;
+    tokio::select! {
+        biased;
+        event = attempt.next() => Some((event?.map_err(GatewayError::Failed), (Some(attempt), kill))),
+        () = kill.cancelled() => Some((Err(GatewayError::ShuttingDown), (None, kill))),
+    }
+}
+
 impl Gateway for PooledGateway {
     fn chat(&self, call: Call) -> BoxFuture<'_, Result<Answer, GatewayError>> {
         Box::pin(async move {
             if self.is_draining() {
                 return Err(GatewayError::ShuttingDown);
             }
-            self.begin(&call).await
+            tokio::select! {
+                biased;
+                answer = self.begin(&call) => answer,
+                () = self.0.kill.cancelled() => Err(GatewayError::ShuttingDown),
+            }
         })
     }
 
@@ -177,13 +216,18 @@ impl Gateway for PooledGateway {
     }
 
     fn health(&self) -> HealthReport {
-        let pool = self.0.pool.with(|pool, now| (pool.health(now), Vec::new()));
+        let totals = self.0.pool.with(|pool, now| (pool.totals(now), Vec::new()));
         let processes = self.0.claude.counts();
         HealthReport {
             status: if self.is_draining() { "stopping" } else { "ok" }.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: clock::now().since(self.0.started).as_secs(),
-            pool,
+            pool: PoolHealth {
+                subscriptions: totals.subscriptions,
+                eligible: totals.eligible,
+                in_flight: totals.in_flight,
+                sessions: totals.sessions,
+            },
             backend: BackendHealth { live: processes.running, spares: processes.spare },
         }
     }
@@ -205,6 +249,7 @@ impl Gateway for PooledGateway {
         if let Some(fields) = debug.as_object_mut() {
             fields.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
             fields.insert("processes".to_owned(), json!(self.0.claude.counts()));
+            fields.insert("configProblems".to_owned(), json!(self.0.config_problems.load().as_deref()));
         }
         debug
     }
@@ -243,7 +288,7 @@ fn session_key(call: &Call) -> SessionKey {
 
 /// The client's error when nobody can serve. A provider's or our own failure on the way says more than "all are
 /// taken"; a limit does not, because the pool knows when the first of all limits ends.
-fn refused(refusal: Refusal, last: Option<Failure>) -> GatewayError {
+fn refused(refusal: &Refusal, last: Option<Failure>) -> GatewayError {
     match last {
         Some(failure) if matches!(failure.fault(), Fault::Provider | Fault::Backend) => GatewayError::Failed(failure),
         _ => {

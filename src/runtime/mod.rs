@@ -2,5 +2,7 @@
 //!
 //! One home each for what everybody else must not touch: the wall clock ([`clock`]) and `tokio::spawn` ([`tasks`]).
 
+pub mod address;
 pub mod clock;
+pub mod signals;
 pub mod tasks;

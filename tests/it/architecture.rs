@@ -14,11 +14,26 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("gateway", &["pool", "backend", "conversation", "runtime"]),
     ("api", &["gateway", "pool", "backend", "conversation", "runtime"]),
     ("server", &["api", "gateway", "runtime"]),
-    ("config", &["runtime"]),
+    ("config", &["conversation", "runtime"]),
     ("standin", &["runtime"]),
     ("alert", &["pool", "runtime"]),
     ("app", &["server", "api", "gateway", "pool", "backend", "conversation", "config", "alert", "standin", "runtime"]),
-    ("cli", &["app", "server", "api", "gateway", "pool", "backend", "conversation", "config", "alert", "standin", "runtime"]),
+    (
+        "cli",
+        &[
+            "app",
+            "server",
+            "api",
+            "gateway",
+            "pool",
+            "backend",
+            "conversation",
+            "config",
+            "alert",
+            "standin",
+            "runtime",
+        ],
+    ),
 ];
 
 #[test]

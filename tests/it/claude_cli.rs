@@ -2,12 +2,14 @@
 //! cannot be made to do.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use auth_pool::backend::claude_cli::{ClaudeCli, ClaudeCliBackend, Profile, Settings, SpareSettings, Timers};
 use auth_pool::backend::{Backend as _, Failure, FailureKind};
+use auth_pool::config::Env;
 use auth_pool::conversation::{Block, Event, Model, Options, Request, Role, StopReason, Turn, Usage};
 use auth_pool::runtime::tasks::Tasks;
 use auth_pool::units::MicroUsd;
@@ -40,7 +42,7 @@ fn bench_with(behaviour: &str, spares: usize) -> Bench {
     let settings = Settings {
         command: fake_claude(),
         cwd: cwd.path().to_owned(),
-        own_env: std::env::vars().collect(),
+        own_env: Env::from_process().vars().clone(),
         timers: Timers {
             first_event: Duration::from_secs(2),
             idle: Duration::from_secs(1),
@@ -263,7 +265,7 @@ async fn transcripts_of_real_builds_come_to_what_they_mean() {
             let bench = bench(&format!("play:{}", file.display()));
             let (events, failure) = collect(&bench, &request(&["hi"])).await;
             let case = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            actual.push_str(&format!("{build} {case}: {}\n", summary(&events, failure.as_ref())));
+            let _ = writeln!(actual, "{build} {case}: {}", summary(&events, failure.as_ref()));
         }
     }
     if actual != expected {

@@ -1,4 +1,8 @@
 //! Integration tests: the library's parts over real sockets and real processes.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on shall say so and fail")]
+
 mod architecture;
 mod claude_cli;
+mod gateway;
+mod http;

@@ -4,6 +4,10 @@
 //! `answer`, `hang`, `garbage`, `half-line`, `long-line`, `exit`, `exit-mid-answer`, `exit-when-idle`, `stall-mid-answer`,
 //! `second-start`, `stderr-flood`, `grandchild`, or `play:FILE` for a recorded transcript.
 
+#![expect(clippy::disallowed_methods, reason = "a program of its own, to which the rooms of the library mean nothing")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it plays a program that prints")]
+#![expect(clippy::expect_used, reason = "a test's helper fails loudly")]
+
 use std::io::{BufRead as _, Write as _};
 use std::time::Duration;
 use std::{env, fs, io, process, thread};
@@ -55,7 +59,7 @@ fn answer(behaviour: &str) {
         }
         "long-line" => {
             let mut out = io::stdout().lock();
-            let chunk = [b'x'; 64 * 1024];
+            let chunk = vec![b'x'; 64 * 1024];
             while out.write_all(&chunk).is_ok() {}
         }
         "exit" => process::exit(7),
@@ -73,6 +77,7 @@ fn answer(behaviour: &str) {
             end();
         }
         "grandchild" => {
+            #[expect(clippy::zombie_processes, reason = "whether somebody else kills it is what the test is about")]
             let child = process::Command::new("sleep").arg("3600").spawn().expect("sleep is on every machine");
             delta(&child.id().to_string());
             hang();

@@ -1,0 +1,55 @@
+# Shared by the scripts beside it; sourced, not run.
+# shellcheck shell=bash
+
+set -euo pipefail
+
+# The project's top folder, wherever the script was called from.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() {
+  printf '==> %s\n' "$*" >&2
+}
+
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# need COMMAND WHY: stops with advice when a program is missing.
+need() {
+  command -v "$1" >/dev/null 2>&1 || die "'$1' is missing: $2"
+}
+
+# claude_cli VERSION: prints the path of that pinned build of the official CLI and installs it first when it is not
+# there. It lives in the working folder and nowhere else; `npm ci` holds it to the lock file.
+claude_cli() {
+  local version=$1
+  local folder=$root/tests/cli/$version
+  local binary=$folder/node_modules/.bin/claude
+  [[ -f $folder/package-lock.json ]] || die "no such pinned CLI: $version (there are: $(pinned_versions))"
+  if [[ $("$binary" --version 2>/dev/null || true) != "$version "* ]]; then
+    need npm "the official Claude CLI is installed with it (https://nodejs.org)"
+    say "installing the official Claude CLI $version into tests/cli/$version (a few hundred MB, once)"
+    # Progress belongs on stderr: stdout is the path.
+    (cd "$folder" && npm ci --ignore-scripts=false --loglevel=http --no-progress) >&2 || die "npm could not install the CLI"
+    [[ $("$binary" --version) == "$version "* ]] || die "$binary does not run"
+  fi
+  printf '%s\n' "$binary"
+}
+
+pinned_versions() {
+  local folder
+  for folder in "$root"/tests/cli/*/; do
+    printf '%s ' "$(basename "$folder")"
+  done
+}
+
+# build_release: builds the program and prints its path.
+build_release() {
+  need cargo "the program is written in Rust (https://rustup.rs)"
+  say "building auth-pool"
+  (cd "$root" && cargo build --release --locked) >&2
+  local target=${CARGO_TARGET_DIR:-target}
+  [[ $target == /* ]] || target=$root/$target
+  printf '%s/release/auth-pool\n' "$target"
+}

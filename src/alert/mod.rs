@@ -1,0 +1,2 @@
+//! Alerts.
+pub mod webhook;

@@ -1,0 +1,59 @@
+//! What the front door refuses before a dialect has seen the request.
+
+use std::time::Duration;
+
+/// A refusal of the front door, in no dialect yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// The request carries no client key, and keys are configured.
+    MissingKey,
+    /// The request's key is none of the configured ones.
+    WrongKey,
+    /// Only an admin key or a peer on this machine may see this.
+    AdminOnly,
+    /// A page of a foreign origin sent the request, through a browser on this machine.
+    CrossSite {
+        /// The origin, if the browser told it.
+        origin: Option<String>,
+    },
+    /// The request was sent to a name that is not this machine's own.
+    ForeignHost {
+        /// The name.
+        host: String,
+    },
+    /// There is nothing at this path.
+    UnknownRoute {
+        /// The request's method.
+        method: String,
+        /// The request's path.
+        path: String,
+    },
+    /// The path does not take this method.
+    WrongMethod {
+        /// The request's method.
+        method: String,
+        /// The request's path.
+        path: String,
+        /// What it takes: the value of the `Allow` header.
+        allow: &'static str,
+    },
+    /// The body is compressed in a way the server does not read.
+    Encoding {
+        /// The `Content-Encoding`.
+        encoding: String,
+    },
+    /// The body is larger than allowed.
+    TooLarge {
+        /// What is allowed, in bytes.
+        limit: usize,
+    },
+    /// The body did not arrive in time.
+    SlowBody {
+        /// The time it had.
+        timeout: Duration,
+    },
+    /// The body ended in the middle, or its framing is wrong.
+    BrokenBody,
+    /// The server itself is at fault.
+    Internal,
+}

@@ -1,0 +1,122 @@
+//! `GET /v1/models` and `GET /v1/models/{id}`.
+
+use http::StatusCode;
+use serde::Serialize;
+
+use super::error::{Cause, Error};
+use crate::api::field::excerpt;
+use crate::api::{Caller, Reply};
+use crate::conversation::{Catalog, Model};
+
+/// A model as OpenAI lists it.
+#[derive(Serialize)]
+struct Listed<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: i64,
+    owned_by: &'static str,
+}
+
+/// Every name the caller may send as `model`.
+pub fn list(catalog: &Catalog, caller: &Caller) -> Reply {
+    #[derive(Serialize)]
+    struct List<'a> {
+        object: &'static str,
+        data: Vec<Listed<'a>>,
+    }
+    let names = catalog.iter().filter(|(name, model)| allows(caller, catalog, name, model));
+    let data = names.map(|(name, model)| listed(name, model)).collect();
+    Reply::json(StatusCode::OK, &List { object: "list", data })
+}
+
+/// One model, by any name it has.
+pub fn show(catalog: &Catalog, caller: &Caller, name: &str) -> Reply {
+    let Some(model) = catalog.resolve(name) else { return not_found(catalog, name).into() };
+    if !allows(caller, catalog, name, model) {
+        return not_allowed(name).into();
+    }
+    Reply::json(StatusCode::OK, &listed(name, model))
+}
+
+/// Whether the caller's key may use a model: its list may hold the name itself or any other name of the same model.
+pub(super) fn allows(caller: &Caller, catalog: &Catalog, name: &str, model: &Model) -> bool {
+    caller.models.as_ref().is_none_or(|allowed| {
+        allowed.iter().any(|entry| entry == name || catalog.resolve(entry).is_some_and(|known| known.id == model.id))
+    })
+}
+
+pub(super) fn not_found(catalog: &Catalog, name: &str) -> Error {
+    let advice = catalog.nearest(name).map(|near| format!(" Did you mean '{near}'?")).unwrap_or_default();
+    let name = excerpt(name);
+    Error::new(Cause::UnknownModel, format!("The model '{name}' does not exist.{advice}")).with_param("model")
+}
+
+pub(super) fn not_allowed(name: &str) -> Error {
+    let name = excerpt(name);
+    Error::new(Cause::NotAllowed, format!("This client key may not use the model '{name}'.")).with_param("model")
+}
+
+fn listed<'a>(name: &'a str, model: &Model) -> Listed<'a> {
+    Listed { id: name, object: "model", created: release(&model.id), owned_by: "anthropic" }
+}
+
+/// The day in a dated id (`claude-opus-4-1-20250805`) in Unix seconds; 0 where the id tells none.
+fn release(id: &str) -> i64 {
+    let day = id.rsplit('-').next().filter(|part| part.len() == 8 && part.bytes().all(|byte| byte.is_ascii_digit()));
+    let instant = day.map(|day| format!("{}-{}-{}T00:00:00Z", &day[..4], &day[4..6], &day[6..]));
+    instant.and_then(|instant| instant.parse::<jiff::Timestamp>().ok()).map_or(0, jiff::Timestamp::as_second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Content;
+
+    fn caller(models: Option<&[&str]>) -> Caller {
+        Caller {
+            client: "test".into(),
+            models: models.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
+            request_id: "r".into(),
+            session_header: None,
+        }
+    }
+
+    fn json(reply: Reply) -> serde_json::Value {
+        let Content::Json(body) = reply.content else { panic!("not JSON") };
+        serde_json::from_slice(&body).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_key_sees_its_models_under_all_their_names() {
+        let catalog = Catalog::new([("opus", "claude-opus-4-8")], [("gpt-4o", "opus")]);
+        let names = |models: Option<&[&str]>| -> Vec<String> {
+            let list = json(list(&catalog, &caller(models)));
+            let data = list["data"].as_array().cloned().unwrap_or_default();
+            data.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect()
+        };
+        assert_eq!(names(Some(&["opus"])), ["claude-opus-4-8", "gpt-4o", "opus"]);
+        assert!(names(Some(&["no-such-model"])).is_empty());
+        assert!(names(None).len() > 20);
+    }
+
+    #[test]
+    fn an_unknown_model_is_answered_with_the_nearest() {
+        let catalog = Catalog::new([], []);
+        let reply = show(&catalog, &caller(None), "claude-opus-4-88");
+        assert_eq!(reply.status, StatusCode::NOT_FOUND);
+        let body = json(reply);
+        assert_eq!(body["error"]["code"], "model_not_found");
+        assert!(body["error"]["message"].as_str().is_some_and(|text| text.contains("Did you mean 'claude-opus-4-8'?")));
+        assert_eq!(
+            show(&catalog, &caller(Some(&["claude-sonnet-5"])), "claude-opus-4-8").status,
+            StatusCode::FORBIDDEN
+        );
+    }
+
+    #[test]
+    fn the_day_of_a_dated_id_is_its_creation() {
+        assert_eq!(release("claude-opus-4-1-20250805"), 1_754_352_000);
+        assert_eq!(release("claude-opus-4-8"), 0);
+        assert_eq!(release("claude-x-99999999"), 0);
+    }
+}

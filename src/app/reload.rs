@@ -1,0 +1,102 @@
+//! Takes over a changed configuration while requests run.
+//!
+//! The whole file is checked before anything changes; a bad one changes nothing and is shown in the log and in
+//! `/debug/auth-pool`. What cannot change in a running process (the address) is named.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::parts::{self, Profiles};
+use crate::backend::claude_cli::CliFacts;
+use crate::config::{Config, Env, Overrides, Problems, Source, Watcher};
+use crate::gateway::{PooledGateway, SharedPool};
+use crate::runtime::tasks::Tasks;
+use crate::server;
+
+/// The parts that follow the configuration.
+pub(super) struct Target {
+    pub pool: SharedPool,
+    pub gateway: PooledGateway,
+    pub server: Arc<ArcSwap<server::Settings>>,
+    pub profiles: Profiles,
+    pub facts: CliFacts,
+}
+
+/// Follows the file, and SIGHUP, from now on. Without a file there is nothing to follow.
+pub(super) fn start(
+    target: Target,
+    current: &Config,
+    env: Env,
+    overrides: Overrides,
+    tasks: &Tasks,
+    stop: &CancellationToken,
+) {
+    if current.source == Source::DefaultProfile {
+        return;
+    }
+    let (watcher, mut changes) = Watcher::start(tasks, env, overrides, current);
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return warn!(%error, "SIGHUP is not heard: the configuration is followed by its file only"),
+    };
+    let stop = stop.clone();
+    let mut current = current.clone();
+    tasks.spawn("reload", async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = hangup.recv() => watcher.reload(),
+                change = changes.recv() => match change {
+                    Some(Ok(config)) => {
+                        take_over(&target, &current, &config);
+                        current = config;
+                    }
+                    Some(Err(problems)) => refuse(&target, &problems),
+                    None => return,
+                },
+            }
+        }
+    });
+}
+
+fn take_over(target: &Target, old: &Config, new: &Config) {
+    let backends = target.profiles.backends(new);
+    // First the backends, then the pool: nobody is given a subscription that has no backend yet.
+    target.gateway.replace(parts::as_backends(backends), parts::catalog(new, &target.facts));
+    target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
+    target.server.store(Arc::new(parts::server_settings(new)));
+    target.gateway.set_config_problems(None);
+    for warning in &new.warnings {
+        warn!(%warning, "configuration");
+    }
+    for field in needs_restart(old, new) {
+        warn!(field, "this change takes effect at the next start");
+    }
+    info!(source = %new.source, subscriptions = new.subscriptions.len(), "the changed configuration is in force");
+}
+
+fn refuse(target: &Target, problems: &Problems) {
+    error!(%problems, "the changed configuration is not taken over");
+    target.gateway.set_config_problems(serde_json::to_value(problems).ok());
+}
+
+/// Changed fields that are read once.
+fn needs_restart<'a>(old: &Config, new: &Config) -> impl Iterator<Item = &'a str> {
+    let (old_server, new_server) = (&old.server, &new.server);
+    let changed = [
+        ("server.listen", old_server.listen != new_server.listen),
+        ("server.maxConnections", old_server.max_connections != new_server.max_connections),
+        ("server.drainTimeout", old_server.drain_timeout != new_server.drain_timeout),
+        ("claude.maxProcesses", old.claude.max_processes != new.claude.max_processes),
+        ("claude.sparesPerSubscription", old.claude.spares_per_subscription != new.claude.spares_per_subscription),
+        ("claude.maxLineBytes", old.claude.max_line_bytes != new.claude.max_line_bytes),
+        ("rebalancing.enabled", old.rebalancing.enabled != new.rebalancing.enabled),
+        ("rebalancing.intervalSeconds", old.rebalancing.interval != new.rebalancing.interval),
+        ("accountSelection", old.account_selection != new.account_selection),
+    ];
+    changed.into_iter().filter_map(|(field, changed)| changed.then_some(field))
+}

@@ -1,0 +1,225 @@
+//! From the raw file to the checked configuration: the rules that a schema cannot say.
+//!
+//! Every check reports and goes on. Where a value is unusable a harmless one takes its place: as soon as there is one
+//! problem, nobody sees the result.
+
+mod notifications;
+mod server;
+mod subscriptions;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::config_dir;
+use super::env::{Env, Settings};
+use super::model::{CapacityTracking, CircuitBreaker, Claude, Config, Rebalancing, Source};
+use super::problem::{FieldPath, Findings};
+use super::raw;
+use super::sections::{AccountSelection, QuotaAlerts, Strategy};
+use super::span::{DAY, SECOND, Unit};
+use super::structure::nearest;
+use crate::conversation::{Catalog, Family};
+use crate::units::MicroUsd;
+
+/// What the checks know besides the file.
+pub(super) struct Context<'a> {
+    pub(super) env: &'a Env,
+    pub(super) settings: Settings,
+    /// The `--listen` argument.
+    pub(super) listen: Option<&'a str>,
+    pub(super) source: Source,
+    /// Where relative paths start: the file's directory, absolute.
+    pub(super) base: PathBuf,
+}
+
+impl Context<'_> {
+    fn pool_enabled(&self) -> bool {
+        self.settings.pool_enabled.unwrap_or(true)
+    }
+}
+
+/// Checks everything; the result counts only if `findings` holds no problem.
+pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Findings) -> Config {
+    let at = FieldPath::field;
+    models(&file.models, &at("models"), findings);
+    selection(&file.account_selection, &at("accountSelection"), findings);
+    quota_alerts(&file.quota_alerts, &at("quotaAlerts"), context, findings);
+    let subscriptions = subscriptions::check(&file, context, findings);
+    let claude = claude(&file.claude, &at("claude"), context, findings);
+    let spares = u64::from(claude.spares_per_subscription) * u64::try_from(subscriptions.len()).unwrap_or(u64::MAX);
+    if spares > u64::from(claude.max_processes) {
+        findings.warning(
+            at("claude").key("maxProcesses"),
+            format!("is less than the {spares} processes that `sparesPerSubscription` asks for"),
+        );
+    }
+    Config {
+        source: context.source.clone(),
+        enabled: context.pool_enabled(),
+        subscriptions,
+        max_clients_per_subscription: file.max_clients_per_subscription,
+        weekly_budget_threshold: file.weekly_budget_threshold,
+        fallback_when_exhausted: file.fallback_when_exhausted,
+        rebalancing: rebalancing(&file.rebalancing, &at("rebalancing"), context, findings),
+        notifications: notifications::check(&file.notifications, context, findings),
+        claude,
+        server: server::server(&file, context, findings),
+        client_keys: server::client_keys(&file.client_keys, context, findings),
+        circuit_breaker: circuit_breaker(&file.circuit_breaker, &at("circuitBreaker"), findings),
+        capacity_tracking: capacity_tracking(&file.capacity_tracking, &at("capacityTracking"), findings),
+        models: file.models,
+        account_selection: file.account_selection,
+        quota_alerts: file.quota_alerts,
+        rate_limits: file.rate_limits,
+        log_filter: context.settings.log_filter.clone().unwrap_or_else(|| "info".to_owned()),
+        warnings: Vec::new(),
+    }
+}
+
+fn models(models: &BTreeMap<String, String>, at: &FieldPath, findings: &mut Findings) {
+    const ALIASES: [(&str, &str); 3] = [("haiku", "haiku"), ("opus", "opus"), ("sonnet", "sonnet")];
+    let catalog = Catalog::new(ALIASES, []);
+    for (name, target) in models {
+        let place = at.key(name);
+        if name == target {
+            findings.problem(place, "stands for itself; name a Claude model or a CLI alias such as `sonnet`");
+        } else if models.get(target).is_some_and(|next| models.contains_key(next)) {
+            findings.problem(place, format!("stands for `{target}`, which is more than one step from a model"));
+        } else if !models.contains_key(target)
+            && catalog.resolve(target).is_none()
+            && Family::of(target) == Family::Other
+        {
+            let aliases = ALIASES.map(|(alias, _)| alias);
+            let meant = nearest(target, aliases).or_else(|| catalog.nearest(target));
+            let advice = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+            findings.warning(place, format!("`{target}` is not a model that this version knows{advice}"));
+        }
+    }
+}
+
+fn selection(section: &AccountSelection, at: &FieldPath, findings: &mut Findings) {
+    let mut seen: Vec<Strategy> = vec![section.strategy];
+    for strategy in &section.fallback_strategies {
+        if seen.contains(strategy) {
+            findings.warning(at.key("fallbackStrategies"), "names a strategy that has already been tried");
+        }
+        seen.push(*strategy);
+    }
+}
+
+fn quota_alerts(section: &QuotaAlerts, at: &FieldPath, context: &Context<'_>, findings: &mut Findings) {
+    let thresholds = at.key("thresholds");
+    let steps = [
+        ("warning", section.thresholds.warning),
+        ("critical", section.thresholds.critical),
+        ("emergency", section.thresholds.emergency),
+    ];
+    for pair in steps.windows(2) {
+        let [(lower, least), (name, value)] = pair else { continue };
+        if value <= least && !findings.is_unusable(&thresholds) {
+            findings.problem(thresholds.key(name), format!("must be greater than `{lower}`, which is {least}"));
+        }
+    }
+    if section.enabled && section.channels.slack {
+        notifications::needs_slack(&at.key("channels").key("slack"), context, findings);
+    }
+}
+
+fn rebalancing(
+    section: &raw::Rebalancing,
+    at: &FieldPath,
+    context: &Context<'_>,
+    findings: &mut Findings,
+) -> Rebalancing {
+    Rebalancing {
+        enabled: context.settings.rebalancing.unwrap_or(section.enabled),
+        interval: section.interval_seconds.resolve(&at.key("intervalSeconds"), Unit::Seconds, SECOND..=DAY, findings),
+        cost_gap: MicroUsd::from_usd(section.cost_gap_threshold),
+        max_moves: section.max_clients_to_move_per_cycle,
+    }
+}
+
+fn claude(section: &raw::Claude, at: &FieldPath, context: &Context<'_>, findings: &mut Findings) -> Claude {
+    let mut span = |name: &str, span: &super::span::Span| {
+        span.resolve(&at.key(name), Unit::Seconds, Duration::from_millis(100)..=DAY, findings)
+    };
+    let first_event_timeout = span("firstEventTimeout", &section.first_event_timeout);
+    let idle_timeout = span("idleTimeout", &section.idle_timeout);
+    let total_timeout = span("totalTimeout", &section.total_timeout);
+    if !["firstEventTimeout", "idleTimeout", "totalTimeout"].iter().any(|name| findings.is_unusable(&at.key(name))) {
+        for (name, timeout) in [("firstEventTimeout", first_event_timeout), ("idleTimeout", idle_timeout)] {
+            if timeout > total_timeout {
+                findings.problem(at.key(name), "must not be longer than `totalTimeout`");
+            }
+        }
+    }
+    Claude {
+        command: command(&section.command, &at.key("command"), context, findings),
+        first_event_timeout,
+        idle_timeout,
+        total_timeout,
+        max_processes: section.max_processes,
+        spares_per_subscription: section.spares_per_subscription,
+        max_line_bytes: section.max_line_bytes,
+    }
+}
+
+/// A name is left to `PATH`; a path is made absolute, because processes start in a directory of their own. That it is
+/// not there yet is only a warning: the CLI may be installed while the proxy runs.
+fn command(text: &str, at: &FieldPath, context: &Context<'_>, findings: &mut Findings) -> PathBuf {
+    if text.contains('/') {
+        match config_dir::expand(text, &context.base, context.env.home().as_deref()) {
+            Ok(path) => {
+                if !path.is_file() {
+                    findings.warning(at, format!("{} does not exist", path.display()));
+                }
+                return path;
+            }
+            Err(message) => findings.problem(at, message),
+        }
+    } else if text.contains('\0') {
+        findings.problem(at, "must not contain a NUL character");
+    } else if !in_path(text, context.env) {
+        findings.warning(at, format!("`{text}` is not in PATH"));
+    }
+    PathBuf::from(text)
+}
+
+fn in_path(name: &str, env: &Env) -> bool {
+    let directories = env.var("PATH").unwrap_or_default();
+    directories
+        .split(':')
+        .filter(|directory| !directory.is_empty())
+        .any(|directory| Path::new(directory).join(name).is_file())
+}
+
+fn circuit_breaker(section: &raw::CircuitBreaker, at: &FieldPath, findings: &mut Findings) -> CircuitBreaker {
+    let millisecond = Duration::from_millis(1);
+    CircuitBreaker {
+        enabled: section.enabled,
+        failure_threshold: section.failure_threshold,
+        success_threshold: section.success_threshold,
+        reset_timeout: section.reset_timeout_seconds.resolve(
+            &at.key("resetTimeoutSeconds"),
+            Unit::Seconds,
+            millisecond..=DAY,
+            findings,
+        ),
+        timeout: section.timeout.resolve(&at.key("timeout"), Unit::Milliseconds, millisecond..=DAY, findings),
+    }
+}
+
+fn capacity_tracking(section: &raw::CapacityTracking, at: &FieldPath, findings: &mut Findings) -> CapacityTracking {
+    CapacityTracking {
+        enabled: section.enabled,
+        sync_interval: section.sync_interval_seconds.resolve(
+            &at.key("syncIntervalSeconds"),
+            Unit::Seconds,
+            SECOND..=DAY,
+            findings,
+        ),
+        redis_key_prefix: section.redis_key_prefix.clone(),
+        redis_ttl: section.redis_ttl_seconds.resolve(&at.key("redisTTLSeconds"), Unit::Seconds, SECOND..=DAY, findings),
+    }
+}

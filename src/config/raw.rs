@@ -1,0 +1,384 @@
+//! The file as it is written. The JSON Schema is generated from these types and their comments; defaults live here.
+//!
+//! A field that the schema requires is still an `Option`: what the schema check has reported is taken out before these
+//! types are read, and the other checks go on with what is left.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::model::{Channel, Kind, Priority};
+use super::sections::{AccountSelection, QuotaAlerts, RateLimit, without_holes};
+use super::span::Span;
+
+/// Configuration of auth-pool.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(title = "auth-pool.json")]
+pub(super) struct File {
+    /// Where an editor finds this schema; not used by the program.
+    #[serde(rename = "$schema", skip_serializing_if = "Option::is_none")]
+    pub(super) schema: Option<String>,
+    /// The members of the pool. Without this section the user's own CLI profile is the only member.
+    #[schemars(with = "Vec<Subscription>", length(min = 1))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) subscriptions: Option<Vec<Option<Subscription>>>,
+    /// Sessions that a subscription takes unless it says otherwise.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) max_clients_per_subscription: u32,
+    /// Share of the weekly budget from which on a subscription is given no new session.
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
+    pub(super) weekly_budget_threshold: f64,
+    /// Whether the fallback backend serves when no subscription can.
+    pub(super) fallback_when_exhausted: bool,
+    /// How idle sessions are moved from dear to cheap subscriptions.
+    pub(super) rebalancing: Rebalancing,
+    /// Which alerts are sent, and where.
+    pub(super) notifications: Notifications,
+    /// Names that clients use, and the model id or CLI alias each stands for, for example `"gpt-4o": "sonnet"`.
+    #[schemars(with = "BTreeMap<String, Name>")]
+    pub(super) models: BTreeMap<String, String>,
+    /// How the CLI is run.
+    pub(super) claude: Claude,
+    /// How clients are served.
+    pub(super) server: Server,
+    /// Who may use the proxy. Without any, it serves on loopback only.
+    #[schemars(with = "Vec<ClientKey>")]
+    pub(super) client_keys: Vec<Option<ClientKey>>,
+    /// How a subscription is chosen.
+    pub(super) account_selection: AccountSelection,
+    /// When a failing subscription is left alone.
+    pub(super) circuit_breaker: CircuitBreaker,
+    /// Alerts on the share of a budget that is used.
+    pub(super) quota_alerts: QuotaAlerts,
+    /// How capacity counters are kept.
+    pub(super) capacity_tracking: CapacityTracking,
+    /// Capacity limits by tier; a subscription names its `tier`.
+    pub(super) rate_limits: BTreeMap<String, RateLimit>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            schema: None,
+            subscriptions: None,
+            max_clients_per_subscription: 15,
+            weekly_budget_threshold: 0.85,
+            fallback_when_exhausted: true,
+            rebalancing: Rebalancing::default(),
+            notifications: Notifications::default(),
+            models: BTreeMap::new(),
+            claude: Claude::default(),
+            server: Server::default(),
+            client_keys: Vec::new(),
+            account_selection: AccountSelection::default(),
+            circuit_breaker: CircuitBreaker::default(),
+            quota_alerts: QuotaAlerts::default(),
+            capacity_tracking: CapacityTracking::default(),
+            rate_limits: BTreeMap::new(),
+        }
+    }
+}
+
+/// Text of at least one character.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+struct Name(#[schemars(length(min = 1))] String);
+
+/// What a name of a subscription, a key or a tier looks like: it is shown in logs, headers and metrics.
+pub(super) const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
+/// What the name of an environment variable looks like.
+pub(super) const VARIABLE: &str = "^[A-Za-z_][A-Za-z0-9_]*$";
+/// A SHA-256 digest in hexadecimal.
+pub(super) const DIGEST: &str = "^[0-9A-Fa-f]{64}$";
+
+/// A member of the pool.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Subscription {
+    /// Unique name.
+    #[schemars(required, regex(pattern = NAME))]
+    pub(super) id: Option<String>,
+    /// The owner's address, shown to the operator.
+    #[schemars(length(min = 1, max = 254))]
+    pub(super) email: Option<String>,
+    /// What it is.
+    #[serde(rename = "type")]
+    #[schemars(required)]
+    pub(super) kind: Option<Kind>,
+    /// The CLI profile: a directory whose path has a part that begins with `.claude`. `~` is the home directory; a
+    /// relative path starts at this file's directory.
+    pub(super) config_dir: Option<String>,
+    /// US dollars that may be spent in seven days.
+    #[schemars(required, range(max = 1_000_000_000), extend("exclusiveMinimum" = 0))]
+    pub(super) weekly_budget: Option<f64>,
+    /// Sessions at the same time, where it differs from `maxClientsPerSubscription`.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) max_clients: Option<u32>,
+    /// Requests at the same time.
+    #[serde(default = "max_concurrent")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) max_concurrent: u32,
+    /// Whether it takes part.
+    #[serde(default = "yes")]
+    pub(super) enabled: bool,
+    /// How much of the owner's reserve the pool may use.
+    #[serde(default)]
+    pub(super) priority: Priority,
+    /// The entry of `rateLimits` that holds for it.
+    #[schemars(regex(pattern = NAME))]
+    pub(super) tier: Option<String>,
+    /// Added to the environment of its CLI processes.
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, String>,
+    /// Names the environment variable that holds its long-lived token (`claude setup-token`).
+    #[schemars(regex(pattern = VARIABLE))]
+    pub(super) oauth_token_env: Option<String>,
+}
+
+fn max_concurrent() -> u32 {
+    10
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How idle sessions are moved from dear to cheap subscriptions.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Rebalancing {
+    /// Whether they are moved at all.
+    pub(super) enabled: bool,
+    /// Time between two cycles; a number counts seconds.
+    pub(super) interval_seconds: Span,
+    /// The least difference of block cost, in US dollars, between the dearest and the cheapest subscription.
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub(super) cost_gap_threshold: f64,
+    /// The most sessions one cycle moves.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) max_clients_to_move_per_cycle: u32,
+}
+
+impl Default for Rebalancing {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval_seconds: Span::Number(300.0),
+            cost_gap_threshold: 5.0,
+            max_clients_to_move_per_cycle: 3,
+        }
+    }
+}
+
+/// Which alerts are sent, and where.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Notifications {
+    /// One entry for each kind of alert.
+    #[schemars(with = "Vec<Rule>")]
+    pub(super) rules: Vec<Option<Rule>>,
+    /// Where the `webhook` channel posts: `https`, on a public address.
+    pub(super) webhook_url: Option<String>,
+    /// Names the environment variable that holds the key with which webhooks are signed.
+    #[schemars(regex(pattern = VARIABLE))]
+    pub(super) webhook_secret_env: Option<String>,
+    /// Hosts that a webhook may reach though they are private, or over plain http.
+    #[schemars(with = "Vec<Name>")]
+    pub(super) allow_hosts: Vec<Option<String>>,
+}
+
+/// One kind of alert and its channels.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Rule {
+    /// What it tells.
+    #[serde(rename = "type")]
+    #[schemars(required)]
+    pub(super) kind: Option<RuleType>,
+    /// For `usage_threshold`: the share of the weekly budget, 0.8 for 80 %.
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
+    pub(super) threshold: Option<f64>,
+    /// Where it goes.
+    #[serde(default = "log", deserialize_with = "without_holes")]
+    pub(super) channels: Vec<Channel>,
+    /// Whether it is in force.
+    #[serde(default = "yes")]
+    pub(super) enabled: bool,
+}
+
+fn log() -> Vec<Channel> {
+    vec![Channel::Log]
+}
+
+/// What an alert tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RuleType {
+    /// A subscription has used a share of its weekly budget.
+    UsageThreshold,
+    /// A request was served by the fallback backend.
+    Failover,
+    /// A session moved because its subscription could no longer serve it.
+    Rotation,
+    /// The provider limits a subscription.
+    LimitReached,
+    /// A subscription cannot log in.
+    AuthFailed,
+    /// A subscription can be used again.
+    Recovered,
+}
+
+/// How the CLI is run.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Claude {
+    /// The CLI: a name looked for in `PATH`, or a path (`~` is the home directory; a relative path starts at this
+    /// file's directory).
+    #[schemars(length(min = 1))]
+    pub(super) command: String,
+    /// The longest wait for the first sign of an answer; a number counts seconds.
+    pub(super) first_event_timeout: Span,
+    /// The longest pause within an answer; a number counts seconds.
+    pub(super) idle_timeout: Span,
+    /// The longest a whole answer may take; a number counts seconds.
+    pub(super) total_timeout: Span,
+    /// CLI processes at the same time, over all subscriptions. Each takes 100 to 130 MB.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(super) max_processes: u32,
+    /// Processes started ahead of need for each subscription.
+    #[schemars(range(min = 0, max = 100))]
+    pub(super) spares_per_subscription: u32,
+    /// The longest line accepted from the CLI, in bytes.
+    #[schemars(range(min = 65_536, max = 1_073_741_824))]
+    pub(super) max_line_bytes: u64,
+}
+
+impl Default for Claude {
+    fn default() -> Self {
+        Self {
+            command: "claude".to_owned(),
+            first_event_timeout: Span::text("60s"),
+            idle_timeout: Span::text("120s"),
+            total_timeout: Span::text("30m"),
+            max_processes: 32,
+            spares_per_subscription: 1,
+            max_line_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// How clients are served.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Server {
+    /// Address and port, for example `127.0.0.1:3000`; port 0 takes any free one.
+    pub(super) listen: String,
+    /// Web origins that may call the proxy from a browser, for example `https://app.example.com`; `*` stands alone.
+    #[schemars(with = "Vec<String>")]
+    pub(super) cors_origins: Vec<Option<String>>,
+    /// The largest request body, in bytes.
+    #[schemars(range(min = 1024, max = 1_073_741_824))]
+    pub(super) max_body_bytes: u64,
+    /// How long running requests may go on after the order to stop; a number counts seconds.
+    pub(super) drain_timeout: Span,
+    /// How long a client may take over its request's head; a number counts seconds.
+    pub(super) header_read_timeout: Span,
+    /// Connections at the same time.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) max_connections: u32,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:3000".to_owned(),
+            cors_origins: Vec::new(),
+            max_body_bytes: 32 * 1024 * 1024,
+            drain_timeout: Span::text("30s"),
+            header_read_timeout: Span::text("10s"),
+            max_connections: 1024,
+        }
+    }
+}
+
+/// Somebody who may use the proxy. The key itself is never written here.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct ClientKey {
+    /// Unique; shown in logs.
+    #[schemars(required, regex(pattern = NAME))]
+    pub(super) name: Option<String>,
+    /// SHA-256 of the key, 64 hexadecimal digits (`printf %s KEY | sha256sum`).
+    #[schemars(regex(pattern = DIGEST))]
+    pub(super) sha256: Option<String>,
+    /// Names the environment variable that holds the key, instead of `sha256`.
+    #[schemars(regex(pattern = VARIABLE))]
+    pub(super) env: Option<String>,
+    /// The models it may use; all when left out.
+    #[serde(default)]
+    #[schemars(with = "Vec<Name>", length(min = 1))]
+    pub(super) models: Option<Vec<Option<String>>>,
+    /// Whether it may see and steer the pool.
+    #[serde(default)]
+    pub(super) admin: bool,
+}
+
+/// When a failing subscription is left alone.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct CircuitBreaker {
+    /// Whether there is a breaker.
+    pub(super) enabled: bool,
+    /// Consecutive failures that open it.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) failure_threshold: u32,
+    /// Successes that close it again.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) success_threshold: u32,
+    /// How long a probing request may take; a number counts milliseconds.
+    pub(super) timeout: Span,
+    /// How long it stays open before one request may probe; a number counts seconds.
+    pub(super) reset_timeout_seconds: Span,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            failure_threshold: 5,
+            success_threshold: 2,
+            timeout: Span::Number(60_000.0),
+            reset_timeout_seconds: Span::Number(300.0),
+        }
+    }
+}
+
+/// How capacity counters are kept.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct CapacityTracking {
+    /// Whether limits by tier are counted at all.
+    pub(super) enabled: bool,
+    /// Time between two exchanges with the other replicas; a number counts seconds.
+    pub(super) sync_interval_seconds: Span,
+    /// Begins the name of every shared counter.
+    #[schemars(length(min = 1, max = 200))]
+    pub(super) redis_key_prefix: String,
+    /// How long a shared counter lives without use; a number counts seconds.
+    #[serde(rename = "redisTTLSeconds")]
+    pub(super) redis_ttl_seconds: Span,
+}
+
+impl Default for CapacityTracking {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            sync_interval_seconds: Span::Number(60.0),
+            redis_key_prefix: "claude:capacity:".to_owned(),
+            redis_ttl_seconds: Span::Number(300.0),
+        }
+    }
+}

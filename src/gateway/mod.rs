@@ -1,0 +1,145 @@
+//! One request's life, as the front sees it: [`Gateway::chat`] takes a parsed request and gives a stream of events.
+//!
+//! Everything between (which subscription, which attempt, which process) happens behind the trait, so that the front can
+//! be tested without any of it.
+
+mod attempt;
+mod lease;
+mod pooled;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use serde::Serialize;
+use serde_json::Value;
+
+pub use lease::SharedPool;
+pub use pooled::{Backends, PooledGateway};
+
+pub use crate::backend::{Failure, FailureKind};
+pub use crate::pool::{Priority, RefusalReason};
+
+use crate::conversation::{Catalog, Event, Request};
+
+/// What the front needs of the gateway.
+pub trait Gateway: Send + Sync + 'static {
+    /// Runs a request. Resolves when the first event has arrived, so that failover is over, or with the error for the
+    /// client. Dropping the future cancels the request.
+    fn chat(&self, call: Call) -> BoxFuture<'_, Result<Answer, GatewayError>>;
+
+    /// The models a client may ask for.
+    fn catalog(&self) -> Arc<Catalog>;
+
+    /// What `GET /health` tells. Must be quick: monitors ask often.
+    fn health(&self) -> HealthReport;
+
+    /// Whether new requests can be served; if not, why not.
+    fn ready(&self) -> Result<(), String>;
+
+    /// What `GET /debug/auth-pool` tells the operator.
+    fn debug(&self) -> Value;
+}
+
+/// A request with all the gateway must know about who sent it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    /// What the client said about the conversation it belongs to.
+    pub session: SessionHint,
+    /// The name of the client's key; `anonymous` where no keys are configured. Sessions of different clients never
+    /// meet, whatever ids they send.
+    pub client: Arc<str>,
+    /// As in the response's `x-request-id`.
+    pub request_id: Arc<str>,
+    /// How much of the owners' reserve the request may use.
+    pub priority: Priority,
+}
+
+/// What the client said about the conversation a request belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SessionHint {
+    /// Nothing: the gateway derives a fingerprint from the conversation's beginning.
+    #[default]
+    None,
+    /// A session id (`session_id`, `X-Session-Id`): the conversation's name. A request may send the new turn only.
+    Session(Arc<str>),
+    /// A `prompt_cache_key`: sticks to a subscription like a session id, but the client sends the whole history.
+    CacheKey(Arc<str>),
+}
+
+/// A request that has begun to be answered.
+pub struct Answer {
+    /// Who answers.
+    pub subscription: Arc<str>,
+    /// The session the request was taken to belong to, where the client should know it.
+    pub session_id: Option<String>,
+    /// Why this subscription, for people.
+    pub decision_reason: String,
+    /// The answer. Dropping it cancels the run; after [`Event::Finished`] it may be dropped at once, the gateway settles
+    /// the rest by itself.
+    pub events: BoxStream<'static, Result<Event, GatewayError>>,
+}
+
+/// Why a request has no answer, or no more of it.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum GatewayError {
+    /// No subscription can take it.
+    #[error("{message}")]
+    Refused {
+        /// The cause that decides the client's error.
+        reason: RefusalReason,
+        /// How long until the pool knows of a change for the better.
+        retry_after: Option<Duration>,
+        /// For the client.
+        message: String,
+    },
+    /// It ran and failed.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The program is about to end.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+/// What `GET /health` tells.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthReport {
+    /// `ok`, or one word for what is wrong.
+    pub status: String,
+    /// The program's version.
+    pub version: String,
+    /// Whole seconds since it started.
+    pub uptime_seconds: u64,
+    /// The pool in four numbers.
+    pub pool: PoolHealth,
+    /// The backend's processes.
+    pub backend: BackendHealth,
+}
+
+/// See [`HealthReport::pool`].
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolHealth {
+    /// Members, enabled or not.
+    pub subscriptions: usize,
+    /// Members that a new session could be given to now.
+    pub eligible: usize,
+    /// Requests that run.
+    pub in_flight: usize,
+    /// Sessions known.
+    pub sessions: usize,
+}
+
+/// See [`HealthReport::backend`].
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendHealth {
+    /// Processes that hold a conversation.
+    pub live: usize,
+    /// Started processes that belong to no conversation yet.
+    pub spares: usize,
+}

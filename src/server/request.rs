@@ -1,0 +1,182 @@
+//! One HTTP request, from its head to its response.
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method, Response, StatusCode};
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use super::activity::Activity;
+use super::auth::{self, Client};
+use super::origin::{self, Cors};
+use super::response::{Exchange, ResponseBody, response};
+use super::route::{Access, Found, Route};
+use super::{Settings, Shared, body};
+use crate::api::{self, Caller, Denial, Reply, openai, ops};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
+
+/// Answers a request. Dropping the future, or later the response's body, cancels everything behind it.
+pub(super) async fn handle(
+    shared: Arc<Shared>,
+    peer: SocketAddr,
+    activity: &Activity,
+    request: hyper::Request<Incoming>,
+) -> Response<ResponseBody> {
+    let (parts, body) = request.into_parts();
+    let settings = shared.settings.load_full();
+    let id = request_id(&parts.headers);
+    let path = parts.uri.path();
+    let span = tracing::info_span!(
+        "request", %id, method = %parts.method, path = path.get(..128).unwrap_or(path), %peer,
+        client = tracing::field::Empty, subscription = tracing::field::Empty,
+    );
+    let mut exchange = Exchange::new(span.clone(), activity.begin());
+    let found = shared.routes.find(path);
+    exchange.is_probe = found.as_ref().is_some_and(|found| found.route.is_probe());
+    let cors = Cors::of(&settings, &parts.headers);
+
+    let answer = answer(&shared, &settings, peer, &parts, body, found, &cors, &id);
+    let reply = AssertUnwindSafe(answer).catch_unwind().instrument(span).await.unwrap_or_else(|_| {
+        tracing::error!("a request's handler panicked; the panic's own message is on standard error");
+        api::deny(parts.uri.path(), Denial::Internal)
+    });
+
+    let head = parts.method == Method::HEAD;
+    let mut response = response(reply, head, settings.sse_keep_alive, exchange);
+    cors.apply(response.headers_mut());
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+/// The client's own id if it is sane, else a new one.
+fn request_id(headers: &HeaderMap) -> Arc<str> {
+    let sent = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let is_sane = |id: &&str| {
+        (1..=128).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    };
+    sent.filter(is_sane).map_or_else(|| Uuid::now_v7().to_string().into(), Arc::from)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the request in its parts, used in one place")]
+async fn answer(
+    shared: &Shared,
+    settings: &Settings,
+    peer: SocketAddr,
+    parts: &Parts,
+    mut body: Incoming,
+    found: Option<Found>,
+    cors: &Cors,
+    id: &Arc<str>,
+) -> Reply {
+    let outcome = match admit(settings, peer, parts, found, cors) {
+        Ok(Admitted::Serve(found, client)) => {
+            tracing::Span::current().record("client", &*client.name);
+            let caller = Caller {
+                client: client.name,
+                models: client.models,
+                request_id: Arc::clone(id),
+                session_header: parts.headers.get(SESSION_ID).map(|value| value.as_bytes().to_vec()),
+            };
+            serve(shared, settings, parts, &mut body, found, &caller).await
+        }
+        Ok(Admitted::Options(reply)) => Ok(reply),
+        Err(denial) => Err(denial),
+    };
+    // Who sends a body too slowly, or none that can be read, is not waited for any longer.
+    if !matches!(outcome, Err(Denial::SlowBody { .. } | Denial::BrokenBody)) {
+        body::discard(body, &parts.headers).await;
+    }
+    outcome.unwrap_or_else(|denial| api::deny(parts.uri.path(), denial))
+}
+
+/// What becomes of a request that is let in.
+enum Admitted {
+    /// It goes to its dialect.
+    Serve(Found, Client),
+    /// It asks only what it might do.
+    Options(Reply),
+}
+
+/// Everything that is decided by the head alone.
+fn admit(
+    settings: &Settings,
+    peer: SocketAddr,
+    parts: &Parts,
+    found: Option<Found>,
+    cors: &Cors,
+) -> Result<Admitted, Denial> {
+    if settings.client_keys.is_empty() {
+        origin::check_local(parts, cors)?;
+    }
+    let (method, path) = (&parts.method, parts.uri.path());
+    let shown_path = || path.chars().take(256).collect::<String>();
+    let Some(found) = found else {
+        return Err(Denial::UnknownRoute { method: method.to_string(), path: shown_path() });
+    };
+    let allow = found.route.allow();
+    if method == Method::OPTIONS {
+        let mut reply = Reply::empty(StatusCode::NO_CONTENT);
+        if origin::is_preflight(parts) {
+            reply.headers = cors.preflight(&parts.headers, allow);
+        } else {
+            reply.headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        return Ok(Admitted::Options(reply));
+    }
+    if !found.route.takes(method) {
+        return Err(Denial::WrongMethod { method: method.to_string(), path: shown_path(), allow });
+    }
+    let client = match found.route.access() {
+        Access::Open => Client::anonymous(),
+        Access::Client => auth::authenticate(settings, &parts.headers)?,
+        Access::Operator => operator(settings, peer, parts, cors)?,
+    };
+    Ok(Admitted::Serve(found, client))
+}
+
+/// The operator comes with an admin key, or from this machine itself and not through a proxy or a browser's page.
+fn operator(settings: &Settings, peer: SocketAddr, parts: &Parts, cors: &Cors) -> Result<Client, Denial> {
+    let client = auth::authenticate(settings, &parts.headers);
+    if client.as_ref().is_ok_and(|client| client.admin) {
+        return client;
+    }
+    if peer.ip().to_canonical().is_loopback() && !origin::is_forwarded(&parts.headers) {
+        origin::check_local(parts, cors)?;
+        return Ok(client.unwrap_or_else(|_| Client::anonymous()));
+    }
+    client.and(Err(Denial::AdminOnly))
+}
+
+async fn serve(
+    shared: &Shared,
+    settings: &Settings,
+    parts: &Parts,
+    body: &mut Incoming,
+    found: Found,
+    caller: &Caller,
+) -> Result<Reply, Denial> {
+    let gateway = &*shared.gateway;
+    Ok(match found.route {
+        Route::Chat => {
+            let body = body::read(body, &parts.headers, settings).await?;
+            openai::chat::create(gateway, caller, &body).await
+        }
+        Route::Models => openai::models::list(&gateway.catalog(), caller),
+        Route::Model => openai::models::show(&gateway.catalog(), caller, &found.name.unwrap_or_default()),
+        Route::Health => ops::health(gateway),
+        Route::Live => ops::live(),
+        Route::Ready => ops::ready(gateway),
+        Route::Debug => ops::debug(gateway),
+    })
+}

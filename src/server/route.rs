@@ -1,0 +1,114 @@
+//! Which path leads where.
+
+use hyper::Method;
+use percent_encoding::percent_decode_str;
+
+/// What is behind a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Chat,
+    Models,
+    Model,
+    Health,
+    Live,
+    Ready,
+    Debug,
+}
+
+/// Who may come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Everybody: monitors have no keys.
+    Open,
+    /// Clients.
+    Client,
+    /// The operator.
+    Operator,
+}
+
+impl Route {
+    const ALL: [(&'static str, Self); 7] = [
+        ("/v1/chat/completions", Self::Chat),
+        ("/v1/models", Self::Models),
+        ("/v1/models/{*name}", Self::Model),
+        ("/health", Self::Health),
+        ("/health/live", Self::Live),
+        ("/health/ready", Self::Ready),
+        ("/debug/auth-pool", Self::Debug),
+    ];
+
+    pub(super) const fn access(self) -> Access {
+        match self {
+            Self::Chat | Self::Models | Self::Model => Access::Client,
+            Self::Health | Self::Live | Self::Ready => Access::Open,
+            Self::Debug => Access::Operator,
+        }
+    }
+
+    /// The methods it takes, as in the `Allow` header.
+    pub(super) const fn allow(self) -> &'static str {
+        match self {
+            Self::Chat => "POST, OPTIONS",
+            _ => "GET, HEAD, OPTIONS",
+        }
+    }
+
+    pub(super) fn takes(self, method: &Method) -> bool {
+        match self {
+            Self::Chat => method == Method::POST,
+            _ => method == Method::GET || method == Method::HEAD,
+        }
+    }
+
+    /// Whether its requests are too many and too dull for the log.
+    pub(super) const fn is_probe(self) -> bool {
+        matches!(self, Self::Health | Self::Live | Self::Ready)
+    }
+}
+
+/// Finds routes.
+pub(super) struct Routes(matchit::Router<Route>);
+
+/// A path that leads somewhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) route: Route,
+    /// The variable part of the path, decoded.
+    pub(super) name: Option<String>,
+}
+
+impl Routes {
+    pub(super) fn new() -> Self {
+        let mut router = matchit::Router::new();
+        for (pattern, route) in Route::ALL {
+            if let Err(error) = router.insert(pattern, route) {
+                tracing::error!(pattern, %error, "two routes are in each other's way");
+            }
+        }
+        Self(router)
+    }
+
+    pub(super) fn find(&self, path: &str) -> Option<Found> {
+        let found = self.0.at(path).ok()?;
+        let name = found.params.get("name").map(|name| percent_decode_str(name).decode_utf8_lossy().into_owned());
+        Some(Found { route: *found.value, name })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pattern_leads_to_its_route() {
+        let routes = Routes::new();
+        for (pattern, route) in Route::ALL {
+            let path = pattern.replace("{*name}", "a%2Fb/c%20d");
+            let name = pattern.contains('{').then(|| "a/b/c d".to_owned());
+            assert_eq!(routes.find(&path), Some(Found { route, name }), "{path}");
+        }
+        for path in ["/", "/v1", "/v1/chat/completions/", "/v1/models/", "//v1/models", "*", "", "/V1/models"] {
+            assert_eq!(routes.find(path), None, "{path}");
+        }
+    }
+}

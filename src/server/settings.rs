@@ -1,0 +1,82 @@
+//! What the operator decides about the front door.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+/// The front door's settings, checked by whoever builds them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: Vec<SocketAddr>,
+    /// Origins whose web pages may use the server (`https://app.example`), or `*`; empty switches CORS off.
+    pub cors_origins: Vec<String>,
+    /// The largest body that is read.
+    pub max_body_bytes: usize,
+    /// How long a new connection may take until its first request has come in.
+    pub header_read_timeout: Duration,
+    /// How long a connection may be without a request afterwards.
+    pub idle_timeout: Duration,
+    /// How long a request's body may take.
+    pub body_timeout: Duration,
+    /// How long a client may leave a stream unread before its connection is closed.
+    pub stall_timeout: Duration,
+    /// After this much silence a stream carries a comment, so that nobody on the way takes it for dead.
+    pub sse_keep_alive: Duration,
+    /// Connections at the same time; further ones wait.
+    pub max_connections: usize,
+    /// Who may come in. Empty lets in everybody who can reach the server, as long as no browser brings them.
+    pub client_keys: Vec<ClientKey>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 3000))],
+            cors_origins: Vec::new(),
+            // The provider takes requests of up to 32 MB.
+            max_body_bytes: 32 << 20,
+            header_read_timeout: Duration::from_secs(30),
+            // Longer than the 60 s after which most load balancers give up, so that they close first.
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_mins(1),
+            stall_timeout: Duration::from_mins(1),
+            sse_keep_alive: Duration::from_secs(15),
+            max_connections: 1024,
+            client_keys: Vec::new(),
+        }
+    }
+}
+
+/// A key that lets a client in. Only its digest is kept.
+#[derive(Clone)]
+pub struct ClientKey {
+    /// Names the client in logs and in the pool.
+    pub name: Arc<str>,
+    /// See [`ClientKey::digest`].
+    pub digest: [u8; 32],
+    /// The models it may use, by any of their names; `None` is all.
+    pub models: Option<Arc<[String]>>,
+    /// Whether it opens the operator's views.
+    pub admin: bool,
+}
+
+impl ClientKey {
+    /// The SHA-256 of a key. Keys are long random texts, so a slow hash would buy nothing.
+    pub fn digest(key: &[u8]) -> [u8; 32] {
+        Sha256::digest(key).into()
+    }
+}
+
+impl fmt::Debug for ClientKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientKey")
+            .field("name", &self.name)
+            .field("models", &self.models)
+            .field("admin", &self.admin)
+            .finish_non_exhaustive()
+    }
+}

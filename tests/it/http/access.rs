@@ -1,0 +1,143 @@
+//! Who may come in: client keys, web pages, the operator.
+
+use auth_pool::server::Settings;
+use serde_json::json;
+
+use super::gateway::{FakeGateway, Script, finished};
+use super::wire::{CHAT, Fixture, chat, key, settings, start, start_with};
+
+async fn with_keys() -> Fixture {
+    let client_keys = vec![key("ann", None, false), key("bob", Some(&["opus"]), false), key("boss", None, true)];
+    start_with(Settings { client_keys, ..settings() }, FakeGateway::new(Script::Say(vec![finished()]))).await
+}
+
+#[tokio::test]
+async fn a_client_needs_its_key() {
+    let fixture = with_keys().await;
+    let body = chat(&json!({})).to_string();
+    for path in ["/v1/models", "/v1/models/opus"] {
+        fixture.get(path).await.assert_error(401, "invalid_request_error", "invalid_api_key", None);
+    }
+    let answer = fixture.ask("POST", CHAT, &[], body.as_bytes()).await;
+    answer.assert_error(401, "invalid_request_error", "invalid_api_key", None);
+    assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"auth-pool\""));
+    let answer = fixture.ask("POST", CHAT, &[("authorization", "Bearer sk-nobody")], body.as_bytes()).await;
+    answer.assert_error(401, "invalid_request_error", "invalid_api_key", None);
+    assert!(fixture.gateway.calls.lock().unwrap().is_empty());
+
+    let answer = fixture.ask("POST", CHAT, &[("authorization", "Bearer sk-ann")], body.as_bytes()).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(&*fixture.gateway.call().client, "ann");
+    for header in ["x-api-key", "api-key"] {
+        assert_eq!(fixture.ask("GET", "/v1/models", &[(header, "sk-ann")], b"").await.status, 200);
+    }
+    // Monitors have none.
+    for path in ["/health", "/health/live", "/health/ready"] {
+        assert_eq!(fixture.get(path).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_key_may_be_bound_to_models() {
+    let fixture = with_keys().await;
+    let bob = [("authorization", "Bearer sk-bob")];
+    let ask = |model: &str| {
+        let body = chat(&json!({ "model": model })).to_string();
+        let fixture = &fixture;
+        async move { fixture.ask("POST", CHAT, &bob, body.as_bytes()).await }
+    };
+    assert_eq!(ask("claude-opus-4-8").await.status, 200);
+    ask("gpt-4o").await.assert_error(403, "invalid_request_error", "insufficient_permissions", Some("model"));
+    let list = fixture.ask("GET", "/v1/models", &bob, b"").await.json();
+    assert_eq!(list["data"].as_array().unwrap().len(), 2, "{list}");
+}
+
+#[tokio::test]
+async fn a_new_list_of_keys_counts_at_once() {
+    let fixture = with_keys().await;
+    let ask = async |key: &str| fixture.ask("GET", "/v1/models", &[("x-api-key", key)], b"").await;
+    assert_eq!(ask("sk-ann").await.status, 200);
+    fixture.settings.store(Settings { client_keys: vec![key("eve", None, false)], ..settings() }.into());
+    assert_eq!(ask("sk-ann").await.status, 401);
+    assert_eq!(ask("sk-eve").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_operators_view_is_for_this_machine_or_an_admin_key() {
+    let fixture = with_keys().await;
+    let ask = |headers: &'static [(&'static str, &'static str)]| fixture.ask("GET", "/debug/auth-pool", headers, b"");
+    assert_eq!(ask(&[]).await.json(), json!({ "subscriptions": [] }));
+    assert_eq!(ask(&[("x-forwarded-for", "203.0.113.9"), ("x-api-key", "sk-boss")]).await.status, 200);
+    // The peer is on this machine, but who asks is not.
+    let (kind, code) = ("invalid_request_error", "insufficient_permissions");
+    ask(&[("x-forwarded-for", "203.0.113.9")]).await.assert_error(401, kind, "invalid_api_key", None);
+    ask(&[("x-forwarded-for", "203.0.113.9"), ("x-api-key", "sk-ann")]).await.assert_error(403, kind, code, None);
+    ask(&[("host", "pool.example")]).await.assert_error(403, kind, code, None);
+    ask(&[("origin", "https://evil.example")]).await.assert_error(403, kind, code, None);
+    ask(&[("sec-fetch-site", "cross-site")]).await.assert_error(403, kind, code, None);
+}
+
+#[tokio::test]
+async fn without_keys_no_foreign_page_and_no_foreign_name_gets_in() {
+    let fixture = start(Script::Say(vec![finished()])).await;
+    let body = chat(&json!({})).to_string();
+    let ask = |headers: &'static [(&'static str, &'static str)]| fixture.ask("POST", CHAT, headers, body.as_bytes());
+    let (kind, code) = ("invalid_request_error", "insufficient_permissions");
+    ask(&[("host", "rebound.example")]).await.assert_error(403, kind, code, None);
+    ask(&[("origin", "https://evil.example"), ("content-type", "text/plain")])
+        .await
+        .assert_error(403, kind, code, None);
+    ask(&[("origin", "null")]).await.assert_error(403, kind, code, None);
+    ask(&[("sec-fetch-site", "cross-site")]).await.assert_error(403, kind, code, None);
+    assert!(fixture.gateway.calls.lock().unwrap().is_empty());
+    assert_eq!(ask(&[("host", "127.0.0.1:3000"), ("origin", "http://127.0.0.1:3000")]).await.status, 200);
+    assert_eq!(ask(&[("authorization", "Bearer sk-whatever")]).await.status, 200);
+}
+
+#[tokio::test]
+async fn configured_origins_get_cors_headers_and_others_none() {
+    let cors_origins = vec!["https://app.example".to_owned()];
+    let fixture =
+        start_with(Settings { cors_origins, ..settings() }, FakeGateway::new(Script::Say(vec![finished()]))).await;
+    let body = chat(&json!({})).to_string();
+    let preflight = [
+        ("origin", "https://app.example"),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization,x-stainless-os"),
+        ("access-control-request-private-network", "true"),
+    ];
+    let answer = fixture.ask("OPTIONS", CHAT, &preflight, b"").await;
+    assert_eq!((answer.status, answer.body.len()), (204, 0));
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
+    assert_eq!(answer.header("access-control-allow-methods"), Some("POST, OPTIONS"));
+    assert_eq!(answer.header("access-control-allow-headers"), Some("authorization,x-stainless-os"));
+    assert_eq!(answer.header("access-control-allow-private-network"), Some("true"));
+    assert_eq!(answer.header("vary"), Some("Access-Control-Request-Method, Access-Control-Request-Headers, Origin"));
+
+    let answer = fixture.ask("POST", CHAT, &[("origin", "https://app.example")], body.as_bytes()).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
+    assert!(answer.header("access-control-expose-headers").is_some_and(|names| names.contains("x-request-id")));
+    // Errors, too, must be readable for the page.
+    let answer = fixture.ask("GET", "/nowhere", &[("origin", "https://app.example")], b"").await;
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
+
+    let answer = fixture.ask("POST", CHAT, &[("origin", "https://evil.example")], body.as_bytes()).await;
+    assert_eq!(answer.status, 403);
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+    assert_eq!(answer.header("vary"), Some("Origin"));
+    let answer = fixture.post(&chat(&json!({}))).await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, None));
+}
+
+#[tokio::test]
+async fn with_keys_a_foreign_page_is_not_refused_but_gets_no_cors_headers() {
+    let fixture = with_keys().await;
+    let headers = [("origin", "https://evil.example"), ("x-api-key", "sk-ann"), ("host", "pool.example")];
+    let answer = fixture.ask("GET", "/v1/models", &headers, b"").await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, None));
+    let preflight = [("origin", "https://evil.example"), ("access-control-request-method", "POST")];
+    let answer = fixture.ask("OPTIONS", CHAT, &preflight, b"").await;
+    assert_eq!(answer.status, 204);
+    assert!(answer.headers.keys().all(|name| !name.starts_with("access-control-")), "{answer:?}");
+}
