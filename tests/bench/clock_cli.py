@@ -14,7 +14,7 @@ PAUSE = 0.005
 
 
 def write(line):
-    os.write(1, json.dumps(line).encode() + b"\n")
+    os.write(1, json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
 
 def event(kind, **fields):
