@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::json;
+
 /// Where a value is in a document; prints as `messages[2].content[0].image_url.url`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Path<'a> {
@@ -86,13 +88,14 @@ pub enum InvalidKind {
 
 /// Parses a body that must be a JSON object.
 pub(crate) fn document(body: &[u8]) -> Result<Map<String, Value>, Invalid> {
-    let broken = |why: String| Invalid { kind: InvalidKind::Json, param: None, message: why };
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(broken("the request body is empty; a JSON object is expected".into()));
+    let broken =
+        |why: &str| Invalid { kind: InvalidKind::Json, param: None, message: format!("the request body {why}") };
+    // Some Windows clients begin their text with a byte order mark.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    if body.trim_ascii().is_empty() {
+        return Err(broken("is empty; a JSON object is expected"));
     }
-    let value =
-        serde_json::from_slice(body).map_err(|error| broken(format!("the request body is not valid JSON: {error}")))?;
-    object(value, &Path::Root)
+    object(json::parse(body).map_err(|why| broken(&why))?, &Path::Root)
 }
 
 /// Takes a member out of an object; `null` counts as absent.
@@ -196,6 +199,7 @@ mod tests {
         };
         check(b"", "the request body is empty; a JSON object is expected");
         check(b" \n", "the request body is empty; a JSON object is expected");
+        assert!(document(b"\xef\xbb\xbf{}").is_ok());
         check(b"[]", "the request body must be an object, not an array");
         check(b"{\n\"a\":}", "the request body is not valid JSON: expected value at line 2 column 5");
         check(b"{} x", "the request body is not valid JSON: trailing characters at line 1 column 4");

@@ -5,6 +5,7 @@
 
 mod denial;
 mod field;
+mod json;
 pub mod openai;
 pub mod ops;
 mod reply;
@@ -22,6 +23,8 @@ pub struct Caller {
     pub client: Arc<str>,
     /// The models the key may use; `None` is all.
     pub models: Option<Arc<[String]>>,
+    /// Whether the request may learn which subscription served it: it comes with an admin key or from this machine.
+    pub is_operator: bool,
     /// As in the response's `x-request-id`.
     pub request_id: Arc<str>,
     /// The `X-Session-Id` header, unchecked.

@@ -11,7 +11,7 @@ use crate::backend::claude_cli::{ClaudeCli, ClaudeCliBackend, CliFacts, Profile,
 use crate::config::{self, Config, Env, Source};
 use crate::conversation::Catalog;
 use crate::gateway::Backends;
-use crate::pool::{self, Pool, SubscriptionSettings};
+use crate::pool::{self, Pool, SelectionSettings, SubscriptionSettings};
 use crate::runtime::clock;
 use crate::server;
 
@@ -143,6 +143,7 @@ pub(super) fn pool_settings(config: &Config) -> pool::Settings {
         subscriptions: config.subscriptions.iter().map(subscription).collect(),
         max_clients: config.max_clients_per_subscription,
         weekly_budget_threshold: config.weekly_budget_threshold,
+        selection: selection(config),
         rebalancing: pool::RebalanceSettings {
             enabled: rebalancing.enabled,
             cost_gap: rebalancing.cost_gap,
@@ -155,6 +156,24 @@ pub(super) fn pool_settings(config: &Config) -> pool::Settings {
         },
         session_idle_after: SESSION_IDLE_AFTER,
         session_stale_after: SESSION_STALE_AFTER,
+    }
+}
+
+fn selection(config: &Config) -> SelectionSettings {
+    let strategy = |strategy: config::Strategy| match strategy {
+        config::Strategy::Health => pool::Strategy::Health,
+        config::Strategy::LeastLoaded => pool::Strategy::LeastLoaded,
+        config::Strategy::RoundRobin => pool::Strategy::RoundRobin,
+        config::Strategy::Random => pool::Strategy::Random,
+        config::Strategy::Priority => pool::Strategy::Priority,
+        config::Strategy::Pace => pool::Strategy::Pace,
+    };
+    let mut fallbacks = config.account_selection.fallback_strategies.iter().copied().map(strategy);
+    SelectionSettings {
+        strategy: strategy(config.account_selection.strategy),
+        fallbacks: [fallbacks.next(), fallbacks.next()],
+        // Another order at every start, so that several pools do not choose alike.
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
     }
 }
 

@@ -66,7 +66,8 @@ pub(super) fn start(
 fn take_over(target: &Target, old: &Config, new: &Config) {
     let backends = target.profiles.backends(new);
     // First the backends, then the pool: nobody is given a subscription that has no backend yet.
-    target.gateway.replace(parts::as_backends(backends), parts::catalog(new, &target.facts));
+    let catalog = parts::catalog(new, &target.facts);
+    target.gateway.replace(parts::as_backends(backends), catalog, parts::max_attempts(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.server.store(Arc::new(parts::server_settings(new)));
     target.gateway.set_config_problems(None);
@@ -96,7 +97,6 @@ fn needs_restart<'a>(old: &Config, new: &Config) -> impl Iterator<Item = &'a str
         ("claude.maxLineBytes", old.claude.max_line_bytes != new.claude.max_line_bytes),
         ("rebalancing.enabled", old.rebalancing.enabled != new.rebalancing.enabled),
         ("rebalancing.intervalSeconds", old.rebalancing.interval != new.rebalancing.interval),
-        ("accountSelection", old.account_selection != new.account_selection),
     ];
     changed.into_iter().filter_map(|(field, changed)| changed.then_some(field))
 }

@@ -28,6 +28,9 @@ const QUESTION: &str = "In one sentence: what does a pool of subscriptions do?";
 /// How long the demo waits for a process to be ready before it sends its request.
 const SPARE_LIMIT: Duration = Duration::from_secs(15);
 
+/// The pause between two words of an answer.
+const CHUNK_DELAY_MS: u64 = 30;
+
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -48,7 +51,11 @@ pub(super) async fn run(args: Args, env: &Env) -> anyhow::Result<()> {
     say(&format!("1/5  Claude CLI            {}", claude.display()));
 
     let tasks = Tasks::default();
-    let standin = Standin::start(&tasks, standin::Options::default()).await.context("the stand-in cannot start")?;
+    // Slow enough to see the answer come word by word.
+    let pace = standin::Pace { chunk_delay_ms: CHUNK_DELAY_MS, ..standin::Pace::default() };
+    let standin = Standin::start(&tasks, standin::Options { pace, ..standin::Options::default() })
+        .await
+        .context("the stand-in cannot start")?;
     say(&format!("2/5  stand-in for the API  {}", standin.base_url()));
 
     let home = tempfile::Builder::new().prefix("auth-pool-demo-").tempdir()?;
@@ -188,11 +195,21 @@ async fn ask(addr: SocketAddr) -> anyhow::Result<()> {
 /// Which subscription served, and why: what the pool itself says.
 async fn explain(addr: SocketAddr) -> anyhow::Result<()> {
     let debug: Value = reqwest::get(format!("http://{addr}/debug/auth-pool")).await?.json().await?;
-    let decision = debug["decisions"].as_array().and_then(|decisions| decisions.last()).unwrap_or(&Value::Null);
+    let decision = debug["decisions"].as_array().and_then(|decisions| decisions.first()).unwrap_or(&Value::Null);
+    let scores: Vec<String> = decision["candidates"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|known| {
+            let score = known["score"].as_f64().unwrap_or_default();
+            format!("{} {score:.1}", known["subscription"].as_str().unwrap_or("?"))
+        })
+        .collect();
     say(&format!(
-        "     served by {}: {}",
+        "     served by {}: {} (health {})\n",
         decision["chosen"].as_str().unwrap_or("?"),
-        decision["reason"].as_str().unwrap_or("?")
+        decision["reason"].as_str().unwrap_or("?"),
+        scores.join(", "),
     ));
     for subscription in debug["status"].as_array().into_iter().flatten() {
         say(&format!(

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -32,6 +32,12 @@ const ASSUMED_OUTPUT_TOKENS: u64 = 500;
 /// The first pause before a failed request is tried again on a subscription that it has tried already.
 const BACK_OFF: Duration = Duration::from_millis(250);
 
+/// Decisions that `/debug/auth-pool` shows, the newest first.
+const SHOWN_DECISIONS: usize = 20;
+
+/// When to come back if subscriptions are left that a request had no attempts for.
+const SOMEBODY_ELSE: Duration = Duration::from_secs(1);
+
 /// The backends by subscription id.
 pub type Backends = HashMap<Arc<str>, Arc<dyn Backend>>;
 
@@ -44,7 +50,7 @@ struct Shared {
     backends: ArcSwap<Backends>,
     catalog: ArcSwap<Catalog>,
     claude: ClaudeCli,
-    max_attempts: u32,
+    max_attempts: AtomicU32,
     started: Timestamp,
     draining: AtomicBool,
     /// Ends every answer.
@@ -69,7 +75,7 @@ impl PooledGateway {
             backends: ArcSwap::from_pointee(backends),
             catalog: ArcSwap::from_pointee(catalog),
             claude,
-            max_attempts: max_attempts.max(1),
+            max_attempts: AtomicU32::new(max_attempts.max(1)),
             started: clock::now(),
             draining: AtomicBool::new(false),
             kill: CancellationToken::new(),
@@ -88,8 +94,9 @@ impl PooledGateway {
         self.0.kill.cancel();
     }
 
-    /// Takes over changed backends and names of models. Running answers keep what they have.
-    pub fn replace(&self, backends: Backends, catalog: Catalog) {
+    /// Takes over changed backends, names of models and the number of attempts. Running answers keep what they have.
+    pub fn replace(&self, backends: Backends, catalog: Catalog, max_attempts: u32) {
+        self.0.max_attempts.store(max_attempts.max(1), Ordering::Relaxed);
         self.0.backends.store(Arc::new(backends));
         self.0.catalog.store(Arc::new(catalog));
     }
@@ -108,14 +115,14 @@ impl PooledGateway {
     async fn begin(&self, call: &Call) -> Result<Answer, GatewayError> {
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
-        for attempt in 0..self.0.max_attempts {
+        for attempt in 0..self.0.max_attempts.load(Ordering::Relaxed) {
             let lease = match self.lease(call, &tried, last.as_ref(), attempt).await {
                 Ok(lease) => lease,
                 Err(refusal) => return Err(refused(&refusal, last)),
             };
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
-            info!(%subscription, attempt = attempt + 1, reason = decision.reason(), "allocated");
+            info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
             match self.run(&call.request, lease).await {
                 Ok(events) => {
                     let session_id = match &call.session {
@@ -125,7 +132,7 @@ impl PooledGateway {
                     return Ok(Answer {
                         subscription,
                         session_id,
-                        decision_reason: decision.reason().to_owned(),
+                        decision_reason: decision.reason.to_string(),
                         events,
                     });
                 }
@@ -139,7 +146,25 @@ impl PooledGateway {
                 }
             }
         }
-        Err(last.map_or(GatewayError::ShuttingDown, GatewayError::Failed))
+        Err(match last {
+            Some(failure) if failure.fault() == Fault::Subscription => self.out_of_attempts(call, &tried, failure),
+            Some(failure) => GatewayError::Failed(failure),
+            None => GatewayError::ShuttingDown,
+        })
+    }
+
+    /// The client's error when every attempt ended at a subscription that cannot serve. When to come back depends on
+    /// all of the pool: what the last one said is about itself.
+    fn out_of_attempts(&self, call: &Call, tried: &[Arc<str>], last: Failure) -> GatewayError {
+        match self.0.pool.acquire(&ask(call, tried)) {
+            Err(refusal) => refused(&refusal, Some(last)),
+            // Somebody else can: the next request goes there.
+            Ok(_) => GatewayError::Refused {
+                reason: RefusalReason::Busy,
+                retry_after: Some(SOMEBODY_ELSE),
+                message: "the subscriptions that were tried cannot serve; others can".to_owned(),
+            },
+        }
     }
 
     /// A lease on a subscription that this request has not tried. When there is none, and the last failure was a
@@ -216,7 +241,7 @@ impl Gateway for PooledGateway {
     }
 
     fn health(&self) -> HealthReport {
-        let totals = self.0.pool.with(|pool, now| (pool.totals(now), Vec::new()));
+        let totals = self.0.pool.with(|pool, now| (pool.health(now), Vec::new()));
         let processes = self.0.claude.counts();
         HealthReport {
             status: if self.is_draining() { "stopping" } else { "ok" }.to_owned(),
@@ -244,9 +269,13 @@ impl Gateway for PooledGateway {
     }
 
     fn debug(&self) -> Value {
-        let snapshot = self.0.pool.with(|pool, now| (pool.snapshot(now), Vec::new()));
+        let (snapshot, decisions) = self.0.pool.with(|pool, now| {
+            let decisions: Vec<_> = pool.decisions().take(SHOWN_DECISIONS).cloned().collect();
+            ((pool.snapshot(now), decisions), Vec::new())
+        });
         let mut debug = serde_json::to_value(snapshot).unwrap_or_default();
         if let Some(fields) = debug.as_object_mut() {
+            fields.insert("decisions".to_owned(), json!(decisions));
             fields.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
             fields.insert("processes".to_owned(), json!(self.0.claude.counts()));
             fields.insert("configProblems".to_owned(), json!(self.0.config_problems.load().as_deref()));
@@ -265,6 +294,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
         family: request.model.family,
         estimated_cost: request.model.price.cost(&estimate),
         estimated_tokens: input,
+        priority: call.priority,
         exclude,
     }
 }

@@ -1,73 +1,114 @@
-//! The circuit breaker of one subscription.
-//!
-//! Closed: requests pass. Open, after a number of consecutive failures: none do. Half-open, after a while: one at a time
-//! does, and a number of successes close it again, one failure opens it.
+//! The circuit breaker of one subscription: after too many failures in a row it is left alone for a while, then
+//! tried with one request at a time.
 
-use super::BreakerSettings;
 use crate::units::Timestamp;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Breaker {
-    state: State,
-}
+use super::command::BreakerSettings;
 
+/// Whether requests may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Closed { failures: u32 },
-    Open { since: Timestamp },
-    HalfOpen { successes: u32 },
+pub(super) enum Breaker {
+    /// Yes.
+    Closed {
+        /// Failures since the last success.
+        failures: u32,
+    },
+    /// No.
+    Open {
+        /// When it opened.
+        since: Timestamp,
+        /// When a probe may pass.
+        until: Timestamp,
+    },
+    /// One at a time.
+    HalfOpen {
+        /// When it became so.
+        since: Timestamp,
+        /// Probes that succeeded.
+        successes: u32,
+        /// Whether a probe is on its way.
+        probing: bool,
+    },
 }
 
-impl Default for State {
+/// What a verdict on a request did to the breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BreakerChange {
+    /// Nothing that others need to know.
+    None,
+    /// It cut the subscription off until then.
+    Opened(Timestamp),
+    /// It lets everything pass again.
+    Closed,
+}
+
+impl Default for Breaker {
     fn default() -> Self {
         Self::Closed { failures: 0 }
     }
 }
 
 impl Breaker {
-    /// Whether a request may pass while `in_flight` others run. If not: since when, and until when at least.
-    pub(super) fn admits(
-        &self,
-        now: Timestamp,
-        in_flight: u32,
-        settings: &BreakerSettings,
-    ) -> Result<(), (Timestamp, Timestamp)> {
-        match self.state {
-            State::Open { since } if now < since + settings.reset_after => Err((since, since + settings.reset_after)),
-            State::Open { since } if in_flight > 0 => Err((since, now)),
-            State::HalfOpen { .. } if in_flight > 0 => Err((now, now)),
-            _ => Ok(()),
+    /// The state at `now`: time alone turns open into half-open.
+    pub(super) fn at(self, now: Timestamp) -> Self {
+        match self {
+            Self::Open { until, .. } if now >= until => Self::HalfOpen { since: until, successes: 0, probing: false },
+            state => state,
         }
     }
 
-    pub(super) fn success(&mut self, settings: &BreakerSettings) {
-        self.state = match self.state {
-            State::Closed { .. } => State::Closed { failures: 0 },
-            State::Open { .. } => half_open_after(1, settings),
-            State::HalfOpen { successes } => half_open_after(successes + 1, settings),
-        };
+    /// A request starts. Returns whether it is a probe.
+    pub(super) fn start(&mut self, now: Timestamp) -> bool {
+        *self = self.at(now);
+        let Self::HalfOpen { probing, .. } = self else { return false };
+        *probing = true;
+        true
     }
 
-    pub(super) fn failure(&mut self, now: Timestamp, settings: &BreakerSettings) {
-        self.state = match self.state {
-            State::Closed { failures } if failures + 1 < settings.failure_threshold => {
-                State::Closed { failures: failures + 1 }
+    /// A request succeeded.
+    pub(super) fn succeed(&mut self, probe: bool, rules: &BreakerSettings) -> BreakerChange {
+        match self {
+            Self::Closed { failures } => *failures = 0,
+            Self::HalfOpen { successes, probing, .. } if probe => {
+                *probing = false;
+                *successes += 1;
+                if *successes >= rules.success_threshold {
+                    *self = Self::default();
+                    return BreakerChange::Closed;
+                }
             }
-            _ => State::Open { since: now },
-        };
+            // A request from before it opened says nothing about now.
+            Self::Open { .. } | Self::HalfOpen { .. } => {}
+        }
+        BreakerChange::None
     }
 
-    pub(super) fn name(&self, now: Timestamp, settings: &BreakerSettings) -> &'static str {
-        match self.state {
-            State::Closed { .. } => "closed",
-            State::Open { since } if now < since + settings.reset_after => "open",
-            State::Open { .. } | State::HalfOpen { .. } => "half_open",
+    /// A request failed.
+    pub(super) fn fail(&mut self, now: Timestamp, probe: bool, rules: &BreakerSettings) -> BreakerChange {
+        let opens = match self {
+            Self::Closed { failures } => {
+                *failures = failures.saturating_add(1);
+                *failures >= rules.failure_threshold
+            }
+            Self::HalfOpen { .. } => probe,
+            Self::Open { .. } => false,
+        };
+        if !opens {
+            return BreakerChange::None;
+        }
+        let until = now + rules.reset_after;
+        *self = Self::Open { since: now, until };
+        BreakerChange::Opened(until)
+    }
+
+    /// A request ended in a way that says nothing about the subscription.
+    pub(super) fn pass(&mut self, probe: bool) {
+        if let Self::HalfOpen { probing, .. } = self
+            && probe
+        {
+            *probing = false;
         }
     }
-}
-
-fn half_open_after(successes: u32, settings: &BreakerSettings) -> State {
-    if successes >= settings.success_threshold { State::Closed { failures: 0 } } else { State::HalfOpen { successes } }
 }
 
 #[cfg(test)]
@@ -76,41 +117,57 @@ mod tests {
 
     use super::*;
 
-    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
-    const SETTINGS: BreakerSettings =
-        BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: Duration::from_secs(300) };
+    const RULES: BreakerSettings =
+        BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: Duration::from_mins(5) };
 
-    #[test]
-    fn five_failures_open_it_and_two_successes_close_it() {
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_secs(second)
+    }
+
+    fn opened() -> Breaker {
         let mut breaker = Breaker::default();
-        for _ in 0..4 {
-            breaker.failure(NOW, &SETTINGS);
-            assert!(breaker.admits(NOW, 3, &SETTINGS).is_ok());
+        for _ in 0..5 {
+            breaker.fail(second(0), false, &RULES);
         }
-        breaker.failure(NOW, &SETTINGS);
-        assert_eq!(breaker.admits(NOW, 0, &SETTINGS), Err((NOW, NOW + Duration::from_secs(300))));
-        let later = NOW + Duration::from_secs(300);
-        assert_eq!(breaker.name(later, &SETTINGS), "half_open");
-        assert!(breaker.admits(later, 0, &SETTINGS).is_ok() && breaker.admits(later, 1, &SETTINGS).is_err());
-        breaker.success(&SETTINGS);
-        assert!(breaker.admits(later, 1, &SETTINGS).is_err());
-        breaker.success(&SETTINGS);
-        assert!(breaker.admits(later, 1, &SETTINGS).is_ok());
+        breaker
     }
 
     #[test]
-    fn a_success_between_failures_begins_the_count_anew_and_a_failed_probe_opens_again() {
+    fn five_failures_in_a_row_open_it() {
         let mut breaker = Breaker::default();
-        for _ in 0..20 {
-            breaker.failure(NOW, &SETTINGS);
-            breaker.success(&SETTINGS);
+        for _ in 0..4 {
+            assert_eq!(breaker.fail(second(0), false, &RULES), BreakerChange::None);
         }
-        assert_eq!(breaker.name(NOW, &SETTINGS), "closed");
-        for _ in 0..5 {
-            breaker.failure(NOW, &SETTINGS);
+        breaker.succeed(false, &RULES);
+        for _ in 0..4 {
+            assert_eq!(breaker.fail(second(1), false, &RULES), BreakerChange::None);
         }
-        let later = NOW + Duration::from_secs(301);
-        breaker.failure(later, &SETTINGS);
-        assert_eq!(breaker.name(later, &SETTINGS), "open");
+        assert_eq!(breaker.fail(second(2), false, &RULES), BreakerChange::Opened(second(302)));
+    }
+
+    #[test]
+    fn after_300_seconds_two_probes_close_it() {
+        let mut breaker = opened();
+        assert!(matches!(breaker.at(second(299)), Breaker::Open { .. }));
+        assert!(breaker.start(second(300)));
+        assert!(matches!(breaker, Breaker::HalfOpen { probing: true, .. }));
+        assert_eq!(breaker.succeed(true, &RULES), BreakerChange::None);
+        assert!(breaker.start(second(301)));
+        assert_eq!(breaker.succeed(true, &RULES), BreakerChange::Closed);
+        assert_eq!(breaker, Breaker::default());
+    }
+
+    #[test]
+    fn a_failed_probe_opens_it_again_and_late_answers_do_not_matter() {
+        let mut breaker = opened();
+        assert_eq!(breaker.fail(second(10), false, &RULES), BreakerChange::None);
+        assert_eq!(breaker.succeed(false, &RULES), BreakerChange::None);
+        assert!(breaker.start(second(300)));
+        assert_eq!(breaker.succeed(false, &RULES), BreakerChange::None);
+        assert_eq!(breaker.fail(second(310), false, &RULES), BreakerChange::None);
+        breaker.pass(true);
+        assert!(matches!(breaker, Breaker::HalfOpen { probing: false, successes: 0, .. }));
+        assert!(breaker.start(second(311)));
+        assert_eq!(breaker.fail(second(312), true, &RULES), BreakerChange::Opened(second(612)));
     }
 }

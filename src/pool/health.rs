@@ -1,60 +1,68 @@
-//! The health score: how good a place a subscription is for a new session, from 0 to 100.
+//! The health score: how good a home a subscription is for a new session.
 
 use serde::Serialize;
 
-/// What a full 5-hour block is taken to cost, in dollars.
+/// What goes into the score.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HealthInputs {
+    /// Share of the weekly budget used, in percent.
+    pub(super) weekly_percent: f64,
+    /// Share of the 5-hour block used, in percent, at most 100.
+    pub(super) block_percent: f64,
+    /// Whether the block has cost nothing yet.
+    pub(super) block_is_fresh: bool,
+    /// Sessions that hold a slot, and requests in flight that hold one of their own.
+    pub(super) clients: u32,
+    /// Dollars per hour.
+    pub(super) burn_rate: f64,
+}
+
+/// A block that has cost this much counts as full, in dollars.
 const FULL_BLOCK_USD: f64 = 25.0;
-/// The burn rate, in dollars an hour, up to which speed costs nothing.
-const FREE_BURN: f64 = 3.0;
+/// Dollars per hour that cost no points.
+const FREE_BURN_RATE: f64 = 3.0;
 
-/// What the score is computed from.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Inputs {
-    /// Percent of the weekly budget: the larger of our own account and the provider's.
-    pub weekly_percent: f64,
-    /// Percent of the block: the larger of our own account and the provider's.
-    pub block_percent: f64,
-    /// Sessions that hold a slot.
-    pub clients: usize,
-    /// Dollars an hour.
-    pub burn_rate: f64,
-    /// Whether nothing was spent in the current block.
-    pub fresh_block: bool,
-}
-
-/// The score and the terms it is the sum of.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// The score and what each term added or took.
+///
+/// `clamp(0..100, 100 - 0.5*weekly% - 0.3*block% - 5*clients - 2*max(0, burn - 3) + (block cost == 0 ? 10 : 0))`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Health {
-    /// 0 to 100.
-    pub score: f64,
-    /// `-0.5 * weekly%`.
+pub struct HealthBreakdown {
+    /// For the week: half a point a percent.
     pub weekly: f64,
-    /// `-0.3 * block%`.
+    /// For the block: 0.3 points a percent.
     pub block: f64,
-    /// `-5 * clients`.
+    /// For the sessions it has: 5 points each.
     pub clients: f64,
-    /// `-2 * max(0, burn rate - 3)`.
-    pub burn: f64,
-    /// `+10` for a block in which nothing was spent yet.
+    /// For burning more than 3 dollars an hour: 2 points a dollar.
+    pub burn_rate: f64,
+    /// 10 points for a block that has not begun.
     pub fresh_block: f64,
+    /// The score, 0 to 100.
+    pub score: f64,
 }
 
-impl Health {
-    /// `clamp(0..100, 100 - 0.5*weekly% - 0.3*block% - 5*clients - 2*max(0, burn-3) + (block cost == 0 ? 10 : 0))`.
-    #[expect(clippy::cast_precision_loss, reason = "client counts are small")]
-    pub(super) fn of(inputs: &Inputs) -> Self {
-        let weekly = -0.5 * inputs.weekly_percent;
-        let block = -0.3 * inputs.block_percent;
-        let clients = -5.0 * inputs.clients as f64;
-        let burn = -2.0 * (inputs.burn_rate - FREE_BURN).max(0.0);
-        let fresh_block = if inputs.fresh_block { 10.0 } else { 0.0 };
-        let score = (100.0 + weekly + block + clients + burn + fresh_block).clamp(0.0, 100.0);
-        Self { score, weekly, block, clients, burn, fresh_block }
+impl HealthBreakdown {
+    pub(super) fn of(inputs: &HealthInputs) -> Self {
+        let mut breakdown = Self {
+            weekly: -0.5 * inputs.weekly_percent,
+            block: -0.3 * inputs.block_percent,
+            clients: -5.0 * f64::from(inputs.clients),
+            burn_rate: -2.0 * (inputs.burn_rate - FREE_BURN_RATE).max(0.0),
+            fresh_block: if inputs.block_is_fresh { 10.0 } else { 0.0 },
+            score: 0.0,
+        };
+        breakdown.score = breakdown.unclamped().clamp(0.0, 100.0);
+        breakdown
+    }
+
+    /// The sum before it is cut to 0..100. It orders subscriptions whose scores are equal only because of the cut.
+    pub(super) fn unclamped(&self) -> f64 {
+        100.0 + self.weekly + self.block + self.clients + self.burn_rate + self.fresh_block
     }
 }
 
-/// Percent of a full block that `usd` dollars are.
+/// How full a block that has cost `usd` is, in percent.
 pub(super) fn block_percent(usd: f64) -> f64 {
     (usd / FULL_BLOCK_USD * 100.0).min(100.0)
 }
@@ -63,34 +71,63 @@ pub(super) fn block_percent(usd: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn check(weekly_used: f64, block_cost: f64, clients: usize, burn_rate: f64, expect: f64) {
-        let health = Health::of(&Inputs {
+    fn score(weekly_used: f64, block_cost: f64, clients: u32, burn_rate: f64) -> f64 {
+        HealthBreakdown::of(&HealthInputs {
             weekly_percent: weekly_used / 456.0 * 100.0,
             block_percent: block_percent(block_cost),
+            block_is_fresh: block_cost == 0.0,
             clients,
             burn_rate,
-            fresh_block: block_cost == 0.0,
-        });
-        assert!((health.score - expect).abs() < 1e-9, "{health:?}, expected {expect}");
+        })
+        .score
+    }
+
+    #[track_caller]
+    fn check(weekly_used: f64, block_cost: f64, clients: u32, burn_rate: f64, by_hand: f64) {
+        let score = score(weekly_used, block_cost, clients, burn_rate);
+        assert!((score - by_hand).abs() < 1e-10, "{score} is not {by_hand}");
     }
 
     #[test]
-    fn worked_values() {
-        // 100 - 0.5*43.859649... - 0.3*40 - 10 = 56.070175438596...
-        check(200.0, 10.0, 2, 0.0, 100.0 - 100.0 / 456.0 * 100.0 - 12.0 - 10.0);
-        // 100 - 43.859649... - 24 - 25 = 7.14035...
-        check(400.0, 20.0, 5, 0.0, 100.0 - 200.0 / 456.0 * 100.0 - 24.0 - 25.0);
-        // 100 - 10.964912... - 6 = 83.035...
-        check(100.0, 5.0, 0, 0.0, 100.0 - 50.0 / 456.0 * 100.0 - 6.0);
-        // Untouched: 110 is cut to 100.
+    fn worked_scores() {
+        // 100 - 21.9298245614 - 12 - 10
+        check(200.0, 10.0, 2, 0.0, 56.070_175_438_6);
+        // 100 - 43.8596491228 - 24 - 25
+        check(400.0, 20.0, 5, 0.0, 7.140_350_877_2);
+        // 100 - 10.9649122807 - 6
+        check(100.0, 5.0, 0, 0.0, 83.035_087_719_3);
+        // 100 + 10, cut
         check(0.0, 0.0, 0, 0.0, 100.0);
-        // Two clients on a fresh block still score 100; three do not.
-        check(0.0, 0.0, 2, 0.0, 100.0);
-        check(0.0, 0.0, 3, 0.0, 95.0);
-        // A block beyond 25 dollars counts as full: 100 - 30.
-        check(0.0, 60.0, 0, 0.0, 70.0);
-        // Burn above 3 dollars an hour: 100 - 0.3*4 - 2*2.2 = 94.4.
-        check(0.0, 1.0, 0, 5.2, 94.4);
-        check(456.0, 25.0, 10, 20.0, 0.0);
+        // 100 - 25 + 10 - 15
+        check(228.0, 0.0, 3, 0.0, 70.0);
+        // A burn rate of 3 is free; 5.2 costs 2 * 2.2.
+        check(0.0, 25.0, 0, 3.0, 70.0);
+        check(0.0, 25.0, 0, 5.2, 65.6);
+        // A block beyond 25 dollars costs no more than a full one.
+        check(0.0, 50.0, 0, 0.0, 70.0);
+        // 100 - 50 - 30 - 75, cut
+        check(456.0, 25.0, 15, 0.0, 0.0);
+    }
+
+    #[test]
+    fn the_more_loaded_the_lower() {
+        assert!(score(400.0, 20.0, 5, 0.0) < score(200.0, 10.0, 2, 0.0));
+        assert!(score(200.0, 10.0, 2, 0.0) < score(100.0, 5.0, 0, 0.0));
+    }
+
+    #[test]
+    fn the_terms_add_up_to_the_score() {
+        let breakdown = HealthBreakdown::of(&HealthInputs {
+            weekly_percent: 40.0,
+            block_percent: 20.0,
+            block_is_fresh: false,
+            clients: 1,
+            burn_rate: 4.0,
+        });
+        let terms = [breakdown.weekly, breakdown.block, breakdown.clients, breakdown.burn_rate, breakdown.fresh_block];
+        for (term, by_hand) in terms.into_iter().zip([-20.0, -6.0, -5.0, -2.0, 0.0]) {
+            assert!((term - by_hand).abs() < 1e-10, "{term} is not {by_hand}");
+        }
+        assert!((breakdown.score - 67.0).abs() < 1e-10);
     }
 }

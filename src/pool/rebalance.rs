@@ -1,69 +1,85 @@
-//! Rebalancing: idle sessions of the dearest block move to the cheapest.
+//! Evening out the blocks: idle sessions move from the dearest subscription to the cheapest.
 
-use std::sync::Arc;
+use crate::units::{MicroUsd, Timestamp};
 
-use super::session::shown;
-use super::subscription::{Purpose, Rules};
-use super::{Effect, Pool, SessionKey};
-use crate::conversation::Family;
-use crate::units::Timestamp;
+use super::Pool;
+use super::command::Effect;
+use super::select::Place;
+use super::session::{Age, Kind, SessionRef};
 
 impl Pool {
-    /// One cycle. Moves idle explicit sessions only, the longest idle first, and only into free slots; a session with a
-    /// request in flight, or one used lately, never moves.
+    /// One rebalancing cycle: when the current blocks of the dearest and the cheapest subscription cost differently
+    /// enough, idle sessions move from the one to the other, the longest idle first, within its free slots. Sessions in
+    /// use never move.
     pub fn rebalance(&mut self, now: Timestamp) -> Vec<Effect> {
-        let settings = self.settings.rebalancing;
-        if !settings.enabled {
-            return Vec::new();
+        self.advance(now);
+        if self.settings.rebalancing.enabled
+            && let Some((dearest, cheapest)) = self.unequal_pair(now)
+        {
+            self.move_idle(now, dearest, cheapest);
         }
-        let rules = Rules {
-            // A limit of one family does not make a block cheap or dear.
-            family: Family::Other,
-            breaker: &self.settings.breaker,
-            weekly_budget_threshold: self.settings.weekly_budget_threshold,
-            max_clients: self.settings.max_clients,
-        };
-        let mut dearest = None;
-        let mut cheapest = None;
-        for (number, member) in &mut self.members {
-            if member.removed || !member.settings.enabled {
-                continue;
-            }
-            let cost = member.block_cost(now);
-            if member.slots > 0 && dearest.is_none_or(|(most, _)| cost > most) {
-                dearest = Some((cost, *number));
-            }
-            let takes_more = member.exclusion(now, &rules, Purpose::NewSession).is_none();
-            if takes_more && cheapest.is_none_or(|(least, _)| cost < least) {
-                cheapest = Some((cost, *number));
-            }
-        }
-        let (Some((most, from)), Some((least, to))) = (dearest, cheapest) else { return Vec::new() };
-        if from == to || most - least < settings.cost_gap {
-            return Vec::new();
-        }
-        let room = self.members.get(&to).map_or(0, |member| member.free_slots(self.settings.max_clients));
-        let idle_after = self.settings.session_idle_after;
-        let moving: Vec<SessionKey> = self
-            .explicit
-            .resting()
-            .take_while(|(_, session)| session.is_idle(now, idle_after))
-            .filter(|(_, session)| session.subscription == from)
-            .take(room.min(settings.max_moves) as usize)
-            .map(|(key, _)| key.clone())
+        self.take_effects()
+    }
+
+    /// The dearest block with an idle session and the cheapest that could take it, if they are far enough apart.
+    fn unequal_pair(&self, now: Timestamp) -> Option<(u32, u32)> {
+        let (low, cheapest) = self
+            .order
+            .iter()
+            .filter(|&&at| matches!(self.member(at).place, Some(Place::Ready(..))))
+            .map(|&at| (self.block_cost(at, now), at))
+            .min()?;
+        let (_, dearest) = self
+            .order
+            .iter()
+            .map(|&at| (self.block_cost(at, now), at))
+            .filter(|(cost, at)| *cost - low >= self.settings.rebalancing.cost_gap && *cost > low && *at != cheapest)
+            .filter(|(_, at)| self.idle_sessions(*at, now).next().is_some())
+            .max_by_key(|(cost, at)| (*cost, std::cmp::Reverse(*at)))?;
+        Some((dearest, cheapest))
+    }
+
+    fn move_idle(&mut self, now: Timestamp, from: u32, to: u32) {
+        let target = self.member(to);
+        let free = target.max_clients.saturating_sub(target.clients(self.explicit_sessions(to)));
+        let limit = self.settings.rebalancing.max_moves as usize;
+        let mut free_slots = free;
+        let moving: Vec<(SessionRef, super::SessionLabel)> = self
+            .idle_sessions(from, now)
+            .filter(|(_, session)| {
+                // Only an explicit session needs a slot there.
+                let needed = u32::from(session.kind == Kind::Explicit);
+                let fits = free_slots >= needed;
+                free_slots -= if fits { needed } else { 0 };
+                fits
+            })
+            .map(|(at, session)| (at, session.label()))
+            .take(limit)
             .collect();
-        let names = (self.name(from), self.name(to));
-        let mut effects = Vec::with_capacity(moving.len());
-        for key in moving {
-            self.explicit.assign(&key, to);
-            for (number, change) in [(from, -1), (to, 1)] {
-                if let Some(member) = self.members.get_mut(&number) {
-                    member.slots = member.slots.saturating_add_signed(change);
-                }
-            }
-            let (from, to) = (Arc::clone(&names.0), Arc::clone(&names.1));
-            effects.push(Effect::Moved { session: shown(&key), from, to });
+        for (session, label) in moving {
+            self.sessions.assign(session, to, now);
+            let (from, to) = (self.member(from).id(), self.member(to).id());
+            self.pending.push(Effect::Moved { session: label.to_string(), from, to });
         }
-        effects
+        self.refresh(from, now);
+        self.refresh(to, now);
+    }
+
+    /// Idle sessions of a subscription, explicit ones first, the longest unused first.
+    fn idle_sessions(&self, at: u32, now: Timestamp) -> impl Iterator<Item = (SessionRef, &super::session::Session)> {
+        let ages = self.settings.ages();
+        [Kind::Explicit, Kind::Fingerprint].into_iter().flat_map(move |kind| {
+            self.sessions
+                .at_home(at, kind)
+                // Roughly the longest unused come first: behind an active one that is not in use there are no idle ones.
+                .take_while(move |(_, session)| {
+                    session.in_flight > 0 || now.since(session.last_used) >= ages.idle_after
+                })
+                .filter(move |(_, session)| ages.of(session, now) == Age::Idle)
+        })
+    }
+
+    fn block_cost(&self, at: u32, now: Timestamp) -> MicroUsd {
+        self.member(at).usage.block_cost(now)
     }
 }

@@ -1,265 +1,206 @@
-//! Choosing: a session stays where it is served; otherwise the healthiest subscription takes it.
+//! Who gets a new session: an index of the subscriptions that can take one, always in order.
+//!
+//! The index is kept up to date with every change, so that choosing costs the same among ten and among ten thousand.
+//! Subscriptions are grouped by what they are open to; a choice looks at the best of each open group.
 
-use std::cmp::Ordering;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::explain::{Candidate, Decision, MOST_CANDIDATES};
-use super::health::Health;
-use super::session::shown;
-use super::subscription::{Cause, Exclusion, Kind, Purpose, Rules};
-use super::{Ask, Effect, Grant, Lease, LeaseId, Pool, Refusal, RefusalReason, SessionKey};
+use crate::conversation::Family;
 use crate::units::Timestamp;
 
-/// When all are busy, an answer may end at any time.
-const BUSY_RETRY: Duration = Duration::from_secs(1);
+use super::command::{Ask, Priority};
+use super::limits::FamilyMask;
+use super::strategy::{Preference, STRATEGIES};
 
-/// How a request came to its subscription.
-enum Way {
-    /// Its session is there.
-    Stays,
-    /// A session, or a one-off request, that had no place.
-    New,
-    /// Its session cannot stay where it was.
-    Moves { from: u32, cause: String },
-    /// Its own place cannot take this request; the session stays there all the same.
-    Spills { cause: String },
+/// What a subscription is open to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Openness {
+    /// Less important requests are not taken any more: the rest is reserved.
+    pub(super) least_priority: Priority,
+    /// Families that it cannot serve.
+    pub(super) closed_families: FamilyMask,
 }
 
-impl Pool {
-    /// Finds a subscription for a request, or says why there is none.
-    pub fn acquire(&mut self, now: Timestamp, ask: &Ask<'_>) -> Result<Grant, Refusal> {
-        self.release_stale(now);
-        let explicit = matches!(ask.session, SessionKey::Explicit(_));
-        let own = self.sessions(&ask.session).get(&ask.session).map(|session| session.subscription);
-        let mut candidates = Vec::new();
+impl Openness {
+    fn admits(self, need: Need) -> bool {
+        need.priority >= self.least_priority && !self.closed_families.contains(need.family)
+    }
+}
 
-        let way = match own {
-            None => Way::New,
-            Some(number) => {
-                let purpose = if explicit { Purpose::OwnSession } else { Purpose::Returning };
-                match self.look_at(number, now, ask, purpose) {
-                    Ok(health) => {
-                        candidates.push(self.candidate(number, Some(health), None));
-                        return Ok(self.grant(now, ask, number, &Way::Stays, candidates, 0));
-                    }
-                    Err(exclusion) => match exclusion.kind {
-                        Kind::Tried | Kind::Busy | Kind::Slots => Way::Spills { cause: exclusion.cause.cause },
-                        Kind::Provider | Kind::Budget | Kind::Unhealthy => {
-                            Way::Moves { from: number, cause: exclusion.cause.cause }
-                        }
-                    },
-                }
-            }
-        };
+/// What a request needs a subscription to be open to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need {
+    pub(super) family: Family,
+    pub(super) priority: Priority,
+}
 
-        // A session that keeps its slot elsewhere needs one here only while the request runs.
-        let purpose =
-            if explicit && !matches!(way, Way::Spills { .. }) { Purpose::NewSession } else { Purpose::OneOff };
-        let mut best: Option<(u32, Health)> = None;
-        let mut out: Vec<(u32, Exclusion)> = Vec::new();
-        let mut more = 0;
-        let numbers: Vec<u32> = self.members.keys().copied().collect();
-        for number in numbers {
-            let (health, excluded) = match self.look_at(number, now, ask, purpose) {
-                Ok(health) => (Some(health), None),
-                Err(exclusion) => {
-                    let cause = exclusion.cause.clone();
-                    out.push((number, exclusion));
-                    (None, Some(cause))
-                }
-            };
-            if let Some(health) = health
-                && best.is_none_or(|(rival, rivals)| self.is_better((number, health), (rival, rivals)))
-            {
-                best = Some((number, health));
-            }
-            if candidates.len() < MOST_CANDIDATES {
-                candidates.push(self.candidate(number, health, excluded));
-            } else {
-                more += 1;
-            }
+impl From<&Ask<'_>> for Need {
+    fn from(ask: &Ask<'_>) -> Self {
+        Self { family: ask.family, priority: ask.priority }
+    }
+}
+
+/// A subscription's place in the order of preference; the least is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    /// What the strategies say.
+    pub(super) preference: Preference,
+    /// Then fewest requests in flight,
+    pub(super) in_flight: u32,
+    /// then least recently used,
+    pub(super) last_granted: u64,
+    /// then the order of the configuration.
+    pub(super) position: u32,
+    pub(super) subscription: u32,
+}
+
+/// Where a subscription is in the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It can take a new session.
+    Ready(Openness, Rank),
+    /// It could, if one of its sessions gave way; the instant is when the longest unused of them was last used.
+    Full(Openness, Timestamp, u32),
+}
+
+impl Place {
+    /// Whether a new session of this kind of request can go there at once.
+    pub(super) fn is_ready_for(&self, need: Need) -> bool {
+        matches!(self, Self::Ready(openness, _) if openness.admits(need))
+    }
+}
+
+/// Before every other rank.
+const FIRST: Rank =
+    Rank { preference: [i64::MIN; STRATEGIES], in_flight: 0, last_granted: 0, position: 0, subscription: 0 };
+
+/// The subscriptions that can take a new session, and those that can once an idle one gives way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    ready: BTreeMap<Openness, BTreeSet<Rank>>,
+    full: BTreeMap<Openness, BTreeSet<(Timestamp, u32)>>,
+}
+
+impl Index {
+    /// Puts a subscription where it now belongs.
+    pub(super) fn relocate(&mut self, from: Option<Place>, to: Option<Place>) {
+        if from == to {
+            return;
         }
-        let chosen = best.map(|(number, _)| number).or_else(|| self.make_room(now, &out));
-        match chosen {
-            Some(number) => Ok(self.grant(now, ask, number, &way, candidates, more)),
-            None => Err(self.refuse(now, ask, &out, candidates, more)),
+        match from {
+            Some(Place::Ready(openness, rank)) => {
+                self.ready.get_mut(&openness).map(|ranks| ranks.remove(&rank));
+            }
+            Some(Place::Full(openness, unused_since, subscription)) => {
+                self.full.get_mut(&openness).map(|waiting| waiting.remove(&(unused_since, subscription)));
+            }
+            None => {}
+        }
+        match to {
+            Some(Place::Ready(openness, rank)) => {
+                self.ready.entry(openness).or_default().insert(rank);
+            }
+            Some(Place::Full(openness, unused_since, subscription)) => {
+                self.full.entry(openness).or_default().insert((unused_since, subscription));
+            }
+            None => {}
         }
     }
 
-    fn look_at(&mut self, number: u32, now: Timestamp, ask: &Ask<'_>, purpose: Purpose) -> Result<Health, Exclusion> {
-        let rules = Rules {
-            family: ask.family,
-            breaker: &self.settings.breaker,
-            weekly_budget_threshold: self.settings.weekly_budget_threshold,
-            max_clients: self.settings.max_clients,
-        };
-        let gone = || Exclusion {
-            kind: Kind::Unhealthy,
-            cause: Cause { cause: "it is gone".to_owned(), source: "configuration", since: None, until: None },
-        };
-        let member = self.members.get_mut(&number).ok_or_else(gone)?;
-        if let Some(exclusion) = member.exclusion(now, &rules, purpose) {
-            return Err(exclusion);
-        }
-        if ask.exclude.contains(member.id()) {
-            let cause = "this request has been there".to_owned();
-            let cause = Cause { cause, source: "this request", since: None, until: None };
-            return Err(Exclusion { kind: Kind::Tried, cause });
-        }
-        Ok(member.health(now))
-    }
-
-    /// The better health; among equals fewer requests in flight, then who was used least recently.
-    fn is_better(&self, (left, left_health): (u32, Health), (right, right_health): (u32, Health)) -> bool {
-        let (Some(one), Some(other)) = (self.members.get(&left), self.members.get(&right)) else { return false };
-        let order = left_health
-            .score
-            .total_cmp(&right_health.score)
-            .then_with(|| other.in_flight.cmp(&one.in_flight))
-            .then_with(|| other.last_allocated.cmp(&one.last_allocated));
-        order == Ordering::Greater
-    }
-
-    /// When nothing but idle sessions' slots stands in the way, the longest idle gives way.
-    fn make_room(&mut self, now: Timestamp, out: &[(u32, Exclusion)]) -> Option<u32> {
-        let full = |number: u32| out.iter().any(|(known, exclusion)| *known == number && exclusion.kind == Kind::Slots);
-        let idle_after = self.settings.session_idle_after;
-        let (key, number) = self
-            .explicit
-            .resting()
-            .take_while(|(_, session)| session.is_idle(now, idle_after))
-            .find(|(_, session)| full(session.subscription))
-            .map(|(key, session)| (key.clone(), session.subscription))?;
-        self.explicit.remove(&key);
-        self.members.get_mut(&number)?.slots -= 1;
-        Some(number)
-    }
-
-    fn grant(
-        &mut self,
-        now: Timestamp,
-        ask: &Ask<'_>,
-        number: u32,
-        way: &Way,
-        candidates: Vec<Candidate>,
-        more: usize,
-    ) -> Grant {
-        let explicit = matches!(ask.session, SessionKey::Explicit(_));
-        let mut effects = Vec::new();
-        let holds_slot = explicit && !matches!(way, Way::Spills { .. });
-        if holds_slot && !matches!(way, Way::Stays) {
-            if let Way::Moves { from, .. } = way
-                && let Some(member) = self.members.get_mut(from)
-            {
-                member.slots -= 1;
-            }
-            if let Some(member) = self.members.get_mut(&number) {
-                member.slots += 1;
-            }
-        }
-        if let Way::Moves { from, cause } = way {
-            effects.push(Effect::Rotation {
-                session: shown(&ask.session),
-                from: self.name(*from),
-                to: self.name(number),
-                cause: cause.clone(),
-            });
-        }
-        // A session that spills over stays where it is.
-        let home = match way {
-            Way::Spills { .. } => {
-                self.sessions(&ask.session).get(&ask.session).map_or(number, |known| known.subscription)
-            }
-            _ => number,
-        };
-        self.sessions(&ask.session).begin(&ask.session, home, now);
-        let lease = LeaseId(self.next_lease);
-        self.next_lease += 1;
-        let last_allocated = self.next_lease;
-        let one_off = !holds_slot;
-        if let Some(member) = self.members.get_mut(&number) {
-            member.in_flight += 1;
-            member.one_offs += u32::from(one_off);
-            member.reserved += ask.estimated_cost;
-            member.last_allocated = last_allocated;
-        }
-        let session = ask.session.clone();
-        self.leases.insert(lease, Lease { member: number, session, estimated_cost: ask.estimated_cost, one_off });
-        let subscription = self.name(number);
-        let reason = self.reason(number, way, &candidates);
-        let decision = self.keep(Decision {
-            at: now,
-            session: shown(&ask.session),
-            chosen: Some(Arc::clone(&subscription)),
-            reason,
-            candidates,
-            more,
+    /// The best subscription for a new session that `accepts` does not refuse. With `from`, the search begins at this
+    /// value of the first preference and goes round.
+    pub(super) fn best(&self, need: Need, from: Option<i64>, accepts: impl Fn(u32) -> bool) -> Option<u32> {
+        let accepted = |rank: &&Rank| accepts(rank.subscription);
+        let after = from.and_then(|from| {
+            let start = Rank { preference: [from, i64::MIN, i64::MIN], ..FIRST };
+            self.open_ready(need).filter_map(|ranks| ranks.range(start..).find(accepted)).min()
         });
-        Grant { lease, subscription, decision, effects }
+        after
+            .or_else(|| self.open_ready(need).filter_map(|ranks| ranks.iter().find(accepted)).min())
+            .map(|rank| rank.subscription)
     }
 
-    fn reason(&self, number: u32, way: &Way, candidates: &[Candidate]) -> String {
-        let name = self.name(number);
-        let health = candidates.iter().find(|known| known.subscription == name).and_then(|known| known.health);
-        let able = candidates.iter().filter(|known| known.health.is_some()).count();
-        let best = match health {
-            Some(health) => format!("health {:.1}, the best of {able} that can serve", health.score),
-            None => "an idle session gave way".to_owned(),
-        };
-        match way {
-            Way::Stays => "its session is here".to_owned(),
-            Way::New => best,
-            Way::Moves { from, cause } => format!("moved from {} ({cause}): {best}", self.name(*from)),
-            Way::Spills { cause } => format!("its own subscription cannot take it now ({cause}): {best}"),
+    /// The first `limit` subscriptions in the order of preference.
+    pub(super) fn first(&self, need: Need, limit: usize) -> Vec<u32> {
+        let mut ranks: Vec<&Rank> = self.open_ready(need).flat_map(|ranks| ranks.iter().take(limit)).collect();
+        ranks.sort_unstable();
+        ranks.truncate(limit);
+        ranks.into_iter().map(|rank| rank.subscription).collect()
+    }
+
+    /// The subscription whose longest unused session has been so for longest, and since before `idle_since`.
+    pub(super) fn longest_idle(&self, need: Need, idle_since: Timestamp, accepts: impl Fn(u32) -> bool) -> Option<u32> {
+        self.full
+            .iter()
+            .filter(|(openness, _)| openness.admits(need))
+            .filter_map(|(_, waiting)| {
+                let mut idle = waiting.iter().take_while(|(unused_since, _)| *unused_since <= idle_since);
+                idle.find(|(_, subscription)| accepts(*subscription))
+            })
+            .min()
+            .map(|(_, subscription)| *subscription)
+    }
+
+    fn open_ready(&self, need: Need) -> impl Iterator<Item = &BTreeSet<Rank>> {
+        self.ready.iter().filter(move |(openness, _)| openness.admits(need)).map(|(_, ranks)| ranks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPEN: Openness = Openness { least_priority: Priority::Low, closed_families: FamilyMask::NONE };
+    const NEED: Need = Need { family: Family::Opus, priority: Priority::Normal };
+
+    fn rank(preference: i64, in_flight: u32, last_granted: u64, subscription: u32) -> Rank {
+        Rank { preference: [preference, 0, 0], in_flight, last_granted, position: 0, subscription }
+    }
+
+    fn index(ranks: &[Rank]) -> Index {
+        let mut index = Index::default();
+        for rank in ranks {
+            index.relocate(None, Some(Place::Ready(OPEN, *rank)));
         }
+        index
     }
 
-    fn refuse(
-        &mut self,
-        now: Timestamp,
-        ask: &Ask<'_>,
-        out: &[(u32, Exclusion)],
-        candidates: Vec<Candidate>,
-        more: usize,
-    ) -> Refusal {
-        let is_out = |wanted: &[Kind]| out.iter().any(|(_, exclusion)| wanted.contains(&exclusion.kind));
-        let reason = if is_out(&[Kind::Busy, Kind::Slots]) {
-            RefusalReason::Busy
-        } else if is_out(&[Kind::Provider]) {
-            RefusalReason::ProviderLimited
-        } else if is_out(&[Kind::Budget]) {
-            RefusalReason::BudgetSpent
-        } else if is_out(&[Kind::Tried]) {
-            RefusalReason::Busy
-        } else {
-            RefusalReason::NoneHealthy
-        };
-        let ends = out.iter().filter_map(|(_, exclusion)| exclusion.cause.until);
-        let busy = (reason == RefusalReason::Busy).then(|| now + BUSY_RETRY);
-        let retry_at = ends.chain(busy).filter(|instant| *instant > now).min();
-        let words = match reason {
-            RefusalReason::Busy => "all that could serve are busy",
-            RefusalReason::ProviderLimited => "all that could serve are limited by the provider",
-            RefusalReason::BudgetSpent => "all that could serve have spent their weekly budget",
-            RefusalReason::NoneHealthy => "nobody can serve",
-        };
-        let decision = self.keep(Decision {
-            at: now,
-            session: shown(&ask.session),
-            chosen: None,
-            reason: words.to_owned(),
-            candidates,
-            more,
-        });
-        Refusal { reason, retry_at, decision }
+    #[test]
+    fn preference_then_fewest_in_flight_then_least_recently_used() {
+        let mut index = index(&[rank(50, 0, 0, 0), rank(10, 2, 1, 1), rank(10, 1, 9, 2), rank(10, 1, 3, 3)]);
+        assert_eq!(index.first(NEED, 9), [3, 2, 1, 0]);
+        assert_eq!(index.best(NEED, None, |_| true), Some(3));
+        assert_eq!(index.best(NEED, None, |subscription| subscription < 2), Some(1));
+        index.relocate(Some(Place::Ready(OPEN, rank(10, 1, 3, 3))), None);
+        assert_eq!(index.best(NEED, None, |_| true), Some(2));
     }
 
-    fn candidate(&self, number: u32, health: Option<Health>, excluded: Option<Cause>) -> Candidate {
-        Candidate { subscription: self.name(number), health, excluded }
+    #[test]
+    fn a_search_from_the_middle_goes_round() {
+        let index = index(&[rank(10, 0, 0, 0), rank(20, 0, 0, 1), rank(30, 0, 0, 2)]);
+        assert_eq!(index.best(NEED, Some(15), |_| true), Some(1));
+        assert_eq!(index.best(NEED, Some(20), |_| true), Some(1));
+        assert_eq!(index.best(NEED, Some(21), |_| true), Some(2));
+        assert_eq!(index.best(NEED, Some(31), |_| true), Some(0));
+        assert_eq!(index.best(NEED, Some(15), |subscription| subscription == 0), Some(0));
     }
 
-    pub(super) fn name(&self, number: u32) -> Arc<str> {
-        self.members.get(&number).map_or_else(|| Arc::from(""), |member| Arc::clone(member.id()))
+    #[test]
+    fn what_is_reserved_is_open_to_the_important_only() {
+        let mut index = index(&[rank(20, 0, 0, 0)]);
+        let reserved = Openness { least_priority: Priority::High, ..OPEN };
+        index.relocate(None, Some(Place::Ready(reserved, rank(10, 0, 0, 1))));
+        assert_eq!(index.best(NEED, None, |_| true), Some(0));
+        assert_eq!(index.best(Need { priority: Priority::High, ..NEED }, None, |_| true), Some(1));
+    }
+
+    #[test]
+    fn full_ones_give_way_by_the_longest_idle_session() {
+        let mut index = Index::default();
+        index.relocate(None, Some(Place::Full(OPEN, Timestamp::from_secs(20), 0)));
+        index.relocate(None, Some(Place::Full(OPEN, Timestamp::from_secs(10), 1)));
+        assert_eq!(index.longest_idle(NEED, Timestamp::from_secs(9), |_| true), None);
+        assert_eq!(index.longest_idle(NEED, Timestamp::from_secs(30), |_| true), Some(1));
+        assert_eq!(index.longest_idle(NEED, Timestamp::from_secs(30), |at| at != 1), Some(0));
     }
 }

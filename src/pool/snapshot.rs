@@ -1,244 +1,402 @@
-//! The pool as the operator sees it: everything, and no secret.
+//! The pool as its operator sees it: everything that decides, and why. Carries no secret.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::health::Health;
-use super::session::shown;
-use super::subscription::{Cause, Purpose, Rules};
-use super::{Decision, Pool, Priority, Status};
-use crate::conversation::{Family, Window};
 use crate::units::Timestamp;
 
-/// Sessions that are listed for each subscription; the rest are counted.
-const MOST_SESSIONS: usize = 100;
+use super::Pool;
+use super::breaker::Breaker;
+use super::command::{Priority, Status};
+use super::explain::{Exclusion, SessionLabel, Source};
+use super::health::HealthBreakdown;
+use super::limits::{Lock, window_name};
+use super::session::{Age, Kind};
+use super::subscription::Subscription;
+use super::usage::Figures;
 
-/// Decisions that are listed.
-const LISTED_DECISIONS: usize = 20;
+/// Sessions listed for each subscription; the rest is counted.
+const SESSIONS_LISTED: usize = 100;
 
-/// See [`Pool::snapshot`].
+/// The pool at one instant.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
-    /// One entry for each subscription.
-    pub status: Vec<SubscriptionView>,
-    /// The whole pool.
+    /// When it was taken.
+    pub at: Timestamp,
+    /// The pool in four figures.
     pub totals: Totals,
-    /// The last decisions, the newest last.
-    pub decisions: Vec<Arc<Decision>>,
+    /// The members, in the order of the configuration.
+    #[serde(rename = "status")]
+    pub subscriptions: Vec<SubscriptionView>,
 }
 
-/// The pool in a few numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// See [`Snapshot::totals`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
-    /// Members.
+    /// Members, enabled or not.
     pub subscriptions: usize,
     /// Members that a new session could be given to now.
     pub eligible: usize,
     /// Requests that run.
     pub in_flight: usize,
-    /// Sessions that hold a slot.
+    /// Sessions known.
     pub sessions: usize,
-    /// Conversations that are recognised without a session id.
-    pub fingerprints: usize,
 }
 
-/// One subscription. Money is in dollars, times are milliseconds since the Unix epoch.
+/// The pool's health in few words; cheap.
+pub type PoolHealth = Totals;
+
+/// One subscription. Money is in dollars.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SubscriptionView {
-    /// Unique name.
+    /// Its id.
     pub id: Arc<str>,
     /// The owner's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<Arc<str>>,
     /// `claude-pro`, `claude-max` or `api`.
     #[serde(rename = "type")]
     pub kind: Arc<str>,
+    /// Used in the current week, by our own account.
+    pub weekly_used: f64,
+    /// What may be used in a week.
+    pub weekly_budget: f64,
+    /// The week's use in percent: the larger of our own account and the provider's.
+    pub weekly_percent: f64,
+    /// Used in the current block, by our own account.
+    pub current_block_cost: f64,
+    /// The block's use in percent: the larger of our own account (25 dollars are 100) and the provider's.
+    pub block_percent: f64,
+    /// What the block will have cost at its end if use goes on like this.
+    pub projected_block_cost: f64,
+    /// When the block ends.
+    pub block_ends_at: Option<Timestamp>,
+    /// Client slots in use.
+    pub assigned_clients: u32,
+    /// Client slots.
+    pub max_clients: u32,
+    /// 0 to 100.
+    pub health_score: f64,
+    /// The score's terms.
+    pub health: HealthBreakdown,
     /// Its state.
     pub status: Status,
     /// Why it is in that state.
-    pub status_cause: Cause,
-    /// Why it would not be given a new session now; `null` if it would.
-    pub excluded: Option<Cause>,
-    /// Spent in the current week.
-    pub weekly_used: f64,
-    /// What may be spent in a week.
-    pub weekly_budget: f64,
-    /// The larger of our own account and the provider's, in percent.
-    pub weekly_percent: f64,
-    /// Spent in the current 5-hour block.
-    pub current_block_cost: f64,
-    /// The larger of our own account and the provider's, in percent.
-    pub block_percent: f64,
-    /// When the block ends.
-    pub block_ends_at: Option<Timestamp>,
-    /// What the block will have cost at its end, at the current burn rate.
-    pub projected_block_cost: f64,
-    /// Dollars an hour.
+    pub status_cause: StatusCause,
+    /// Why it can take no new session now, if it cannot.
+    pub excluded: Option<Exclusion>,
+    /// Dollars in the last hour.
     pub burn_rate: f64,
-    /// Over the last five minutes.
+    /// Tokens a minute over the last five.
     pub tokens_per_minute: f64,
-    /// When the weekly budget will be spent, at the current burn rate.
+    /// When the weekly budget will be spent if use goes on like this.
     pub exhaustion_at: Option<Timestamp>,
-    /// When use was last recorded.
+    /// When something was last used.
     pub last_usage_update: Option<Timestamp>,
-    /// The health score.
-    pub health_score: f64,
-    /// Its terms.
-    pub health: Health,
-    /// Sessions that hold a slot.
-    pub assigned_clients: u32,
     /// Requests that run.
     pub in_flight: u32,
-    /// What they are estimated to cost.
+    /// Requests that may run at the same time now: fewer than configured while it recovers.
+    pub max_concurrent: u32,
+    /// Estimated cost of the requests that run.
     pub reserved: f64,
-    /// After a recovery: requests it takes at a time.
-    pub ramp: Option<u32>,
-    /// How much of the owner's reserve the pool may use.
-    pub priority: Priority,
-    /// `closed`, `open` or `half_open`.
-    pub breaker: &'static str,
-    /// What the provider says of its windows.
-    pub windows: Vec<WindowView>,
-    /// The sessions that hold a slot, the longest unused first; at most 100 are listed.
+    /// What the provider last said of its windows.
+    pub limits: Vec<WindowView>,
+    /// Model families that the provider rejects.
+    pub family_limits: Vec<FamilyLimitView>,
+    /// The breaker.
+    pub breaker: BreakerView,
+    /// Sessions assigned to it, at most 100, the longest unused first.
     pub sessions: Vec<SessionView>,
+    /// Sessions assigned to it, by how they bind.
+    pub session_counts: BTreeMap<&'static str, u32>,
 }
 
-/// A window of the provider's.
-#[derive(Clone, Debug, Serialize)]
+/// Why a subscription is in its state: never unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusCause {
+    /// In words.
+    pub cause: String,
+    /// On whose word.
+    pub source: Source,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it ends by itself, if it does.
+    pub until: Option<Timestamp>,
+}
+
+/// A window of the provider.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WindowView {
-    /// `five_hour`, `seven_day`, or `seven_day_` and a family.
+    /// `five_hour`, `seven_day`, `seven_day_opus`, ...
     pub window: String,
-    /// 0 to 1 and beyond.
-    pub utilization: f64,
+    /// 0.0 to 1.0, sometimes beyond; `None` if it is only known to be spent.
+    pub utilization: Option<f64>,
     /// When it resets.
     pub resets_at: Option<Timestamp>,
+    /// Whether requests are rejected until then.
+    pub locked: bool,
+    /// Always the provider.
+    pub source: Source,
+    /// When it said so.
+    pub reported_at: Timestamp,
 }
 
-/// A session that holds a slot.
+/// A model family that the provider rejects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FamilyLimitView {
+    /// In words.
+    pub cause: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// A breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub enum BreakerView {
+    /// Lets requests pass.
+    Closed {
+        /// Failures in a row so far.
+        failures: u32,
+    },
+    /// Lets nothing pass.
+    Open {
+        /// Since when.
+        since: Timestamp,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// Lets one request pass at a time.
+    HalfOpen {
+        /// Since when.
+        since: Timestamp,
+        /// Probes that succeeded.
+        successes: u32,
+        /// Whether a probe is on its way.
+        probing: bool,
+    },
+}
+
+impl From<Breaker> for BreakerView {
+    fn from(breaker: Breaker) -> Self {
+        match breaker {
+            Breaker::Closed { failures } => Self::Closed { failures },
+            Breaker::Open { since, until } => Self::Open { since, until },
+            Breaker::HalfOpen { since, successes, probing } => Self::HalfOpen { since, successes, probing },
+        }
+    }
+}
+
+/// A session.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionView {
-    /// Its id, shortened.
-    pub session: String,
+    /// Derived from the client's id, which it does not reveal.
+    pub key: SessionLabel,
     /// `active` or `idle`.
     pub state: &'static str,
-    /// Its requests that run.
-    pub in_flight: u32,
+    /// When it was assigned to this subscription.
+    pub since: Timestamp,
     /// When it was last used.
     pub last_used: Timestamp,
+    /// Its requests that run.
+    pub in_flight: u32,
 }
 
 impl Pool {
-    /// The pool in a few numbers.
-    pub fn totals(&mut self, now: Timestamp) -> Totals {
-        self.release_stale(now);
-        let rules = rules(&self.settings);
-        let members = self.members.values_mut().filter(|member| !member.removed);
-        let mut totals = Totals {
-            in_flight: self.leases.len(),
-            sessions: self.explicit.len(),
-            fingerprints: self.fingerprints.len(),
-            ..Totals::default()
+    /// Everything, for the operator.
+    pub fn snapshot(&self, now: Timestamp) -> Snapshot {
+        let listed = self.order.iter().map(|&at| self.view(at, now)).collect();
+        Snapshot { at: now, totals: self.totals(now), subscriptions: listed }
+    }
+
+    /// The pool in four figures, up to date at `now`.
+    pub fn health(&mut self, now: Timestamp) -> PoolHealth {
+        self.advance(now);
+        self.totals(now)
+    }
+
+    /// The earliest instant at which time alone makes a subscription usable that now is not, as far as is known.
+    pub fn recovery_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.order.iter().filter_map(|&at| self.unavailability(at, now)?.until).min()
+    }
+
+    fn totals(&self, now: Timestamp) -> Totals {
+        // Not from the index: it knows only of times that it was advanced to.
+        let can_serve = |at: u32| match self.unavailability(at, now) {
+            None => true,
+            Some(exclusion) => exclusion.until.is_some_and(|until| until <= now),
         };
-        for member in members {
-            totals.subscriptions += 1;
-            totals.eligible += usize::from(member.exclusion(now, &rules, Purpose::NewSession).is_none());
+        Totals {
+            subscriptions: self.order.len(),
+            eligible: self.order.iter().filter(|&&at| can_serve(at)).count(),
+            in_flight: self.leases.len(),
+            sessions: self.sessions.len(),
         }
-        totals
     }
 
-    /// Everything about the pool that an operator may want to see.
-    pub fn snapshot(&mut self, now: Timestamp) -> Snapshot {
-        let totals = self.totals(now);
-        let numbers: Vec<u32> = self.members.keys().copied().collect();
-        let status = numbers.into_iter().filter_map(|number| self.view(number, now)).collect();
-        let skipped = self.decisions.len().saturating_sub(LISTED_DECISIONS);
-        Snapshot { status, totals, decisions: self.decisions.iter().skip(skipped).cloned().collect() }
+    /// Why a member can take no new session of any family.
+    fn unavailability(&self, at: u32, now: Timestamp) -> Option<Exclusion> {
+        self.member(at).outage(now).or_else(|| self.shortage(now, at, Priority::Normal))
     }
 
-    fn view(&mut self, number: u32, now: Timestamp) -> Option<SubscriptionView> {
-        let sessions = self.session_views(number, now);
-        let rules = rules(&self.settings);
-        let member = self.members.get_mut(&number)?;
-        if member.removed && member.in_flight == 0 {
-            return None;
-        }
-        let (status, status_cause) = member.status(now);
-        let health = member.health(now);
-        let windows = member
-            .limits
-            .windows(now)
-            .map(|known| WindowView {
-                window: window_name(known.window),
-                utilization: known.utilization,
-                resets_at: known.resets_at,
-            })
-            .collect();
-        Some(SubscriptionView {
-            id: Arc::clone(member.id()),
+    fn view(&self, at: u32, now: Timestamp) -> SubscriptionView {
+        let member = self.member(at);
+        let figures = member.usage.figures(now);
+        let clients = member.clients(self.explicit_sessions(at));
+        let health = member.health_at(now, &figures, clients);
+        let (status, status_cause) = member.status_at(now, &figures);
+        SubscriptionView {
+            id: member.id(),
             email: member.settings.email.clone(),
             kind: Arc::clone(&member.settings.kind),
-            status,
-            status_cause,
-            excluded: member.exclusion(now, &rules, Purpose::NewSession).map(|exclusion| exclusion.cause),
-            weekly_used: member.account.week(now).as_usd(),
+            weekly_used: figures.week.cost.as_usd(),
             weekly_budget: member.settings.weekly_budget.as_usd(),
-            weekly_percent: member.weekly_share(now) * 100.0,
-            current_block_cost: member.block_cost(now).as_usd(),
-            block_percent: member.block_percent(now),
-            block_ends_at: member.account.block(now).map(|block| block.end),
-            projected_block_cost: member.projected_block_cost(now),
-            burn_rate: member.account.burn_rate(now),
-            tokens_per_minute: member.account.tokens_per_minute(now),
-            exhaustion_at: member.exhaustion(now),
-            last_usage_update: member.account.last(),
+            weekly_percent: member.week_use(now, &figures).percent(),
+            current_block_cost: figures.block_tally.cost.as_usd(),
+            block_percent: member.block_percent(now, &figures),
+            projected_block_cost: figures.projected_block_cost(now),
+            block_ends_at: figures.block.map(|block| block.end),
+            assigned_clients: clients,
+            max_clients: member.max_clients,
             health_score: health.score,
             health,
-            assigned_clients: member.slots,
+            status,
+            status_cause,
+            excluded: self.unavailability(at, now),
+            burn_rate: figures.burn_rate(),
+            tokens_per_minute: figures.tokens_per_minute(),
+            exhaustion_at: figures.exhaustion_at(member.settings.weekly_budget, now),
+            last_usage_update: member.last_usage,
             in_flight: member.in_flight,
+            max_concurrent: member.concurrency(),
             reserved: member.reserved.as_usd(),
-            ramp: member.ramp,
-            priority: member.settings.priority,
-            breaker: member.breaker.name(now, &self.settings.breaker),
-            windows,
-            sessions,
-        })
+            limits: member.windows(now),
+            family_limits: member.family_limits(now),
+            breaker: member.breaker.at(now).into(),
+            sessions: self.session_views(at, now),
+            session_counts: BTreeMap::from([
+                ("explicit", self.sessions.count_at(at, Kind::Explicit)),
+                ("fingerprint", self.sessions.count_at(at, Kind::Fingerprint)),
+            ]),
+        }
     }
 
-    fn session_views(&self, number: u32, now: Timestamp) -> Vec<SessionView> {
-        let mut sessions: Vec<_> = self.explicit.iter().filter(|(_, session)| session.subscription == number).collect();
-        sessions.sort_by(|left, right| (left.1.last_used, left.0).cmp(&(right.1.last_used, right.0)));
-        let idle_after = self.settings.session_idle_after;
-        sessions
+    fn session_views(&self, at: u32, now: Timestamp) -> Vec<SessionView> {
+        let ages = self.settings.ages();
+        [Kind::Explicit, Kind::Fingerprint]
             .into_iter()
-            .take(MOST_SESSIONS)
-            .map(|(key, session)| SessionView {
-                session: shown(key),
-                state: if session.is_idle(now, idle_after) { "idle" } else { "active" },
-                in_flight: session.in_flight,
-                last_used: session.last_used,
+            .flat_map(|kind| self.sessions.at_home(at, kind))
+            .filter_map(|(_, session)| {
+                let state = match ages.of(session, now) {
+                    Age::Active => "active",
+                    Age::Idle => "idle",
+                    Age::Stale => return None,
+                };
+                Some(SessionView {
+                    key: session.label(),
+                    state,
+                    since: session.since,
+                    last_used: session.last_used,
+                    in_flight: session.in_flight,
+                })
             })
+            .take(SESSIONS_LISTED)
             .collect()
     }
 }
 
-fn rules(settings: &super::Settings) -> Rules<'_> {
-    Rules {
-        family: Family::Other,
-        breaker: &settings.breaker,
-        weekly_budget_threshold: settings.weekly_budget_threshold,
-        max_clients: settings.max_clients,
+impl Subscription {
+    /// The state and why: what keeps it out, else its budget.
+    pub(super) fn status_at(&self, now: Timestamp, figures: &Figures) -> (Status, StatusCause) {
+        let Some(outage) = self.outage(now) else { return self.budget_status(now, figures) };
+        let status = match outage.cause {
+            super::Cause::Disabled | super::Cause::Removed => Status::Disabled,
+            super::Cause::Unauthenticated => Status::Unauthenticated,
+            _ => Status::Cooldown,
+        };
+        let cause = match (&self.quarantine, status) {
+            (Some(quarantine), Status::Unauthenticated) if !quarantine.detail.is_empty() => quarantine.detail.clone(),
+            (_, Status::Cooldown) => {
+                self.limits.lock_at(now).map_or_else(|| outage.cause.to_string(), |lock| lock.cause())
+            }
+            _ => outage.cause.to_string(),
+        };
+        let since = outage.since.unwrap_or(self.switched_at);
+        (status, StatusCause { cause, source: outage.source, since, until: outage.until })
     }
-}
 
-fn window_name(window: Window) -> String {
-    match window {
-        Window::FiveHour => "five_hour".to_owned(),
-        Window::SevenDay => "seven_day".to_owned(),
-        Window::SevenDayFamily(family) => format!("seven_day_{family}"),
+    fn budget_status(&self, now: Timestamp, figures: &Figures) -> (Status, StatusCause) {
+        let level = self.level_at(now, figures);
+        let lower_share = match level {
+            Status::Limited => Some(super::subscription::LIMITED_SHARE),
+            Status::Approaching => Some(super::subscription::APPROACHING_SHARE),
+            _ => None,
+        };
+        let falls = lower_share.and_then(|share| self.budget_exclusion(now, figures, share));
+        let cause = StatusCause {
+            cause: self.level_cause(now, figures),
+            source: self.week_use(now, figures).source(),
+            since: if level == self.level { self.level_since } else { now },
+            until: falls.and_then(|falls| falls.until),
+        };
+        (level, cause)
+    }
+
+    fn windows(&self, now: Timestamp) -> Vec<WindowView> {
+        let locks: Vec<Lock> = self.limits.all_locks_at(now).filter(|lock| !lock.throttle).collect();
+        let mut views: Vec<WindowView> = self
+            .limits
+            .all_reported_at(now)
+            .map(|reported| {
+                let lock = locks.iter().find(|lock| lock.window == Some(reported.window));
+                WindowView {
+                    window: window_name(reported.window),
+                    utilization: Some(reported.utilization),
+                    resets_at: lock.map(|lock| lock.until).or(reported.resets_at),
+                    locked: lock.is_some(),
+                    source: Source::Provider,
+                    reported_at: reported.at,
+                }
+            })
+            .collect();
+        for lock in locks {
+            let window = lock.window.map_or_else(|| "unnamed".to_owned(), window_name);
+            if views.iter().all(|view| view.window != window) {
+                views.push(WindowView {
+                    window,
+                    utilization: None,
+                    resets_at: Some(lock.until),
+                    locked: true,
+                    source: Source::Provider,
+                    reported_at: lock.since,
+                });
+            }
+        }
+        views
+    }
+
+    fn family_limits(&self, now: Timestamp) -> Vec<FamilyLimitView> {
+        super::limits::FAMILIES
+            .into_iter()
+            .filter_map(|family| self.limits.family_lock_at(now, family))
+            .map(|lock| FamilyLimitView { cause: lock.cause(), since: lock.since, until: lock.until })
+            .collect()
+    }
+
+    /// Requests that may run at the same time now.
+    fn concurrency(&self) -> u32 {
+        let configured = self.settings.max_concurrent;
+        self.ramp.map_or(configured, |ramp| ramp.allowance().min(configured))
     }
 }

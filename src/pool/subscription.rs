@@ -1,332 +1,481 @@
-//! One member of the pool: its state, and whether it can take a request now.
+//! One subscription as the pool knows it, and what it is good for at an instant.
+//!
+//! Everything that depends on time is asked with the time and reckoned from what was learned, so that time alone
+//! recovers a subscription.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::Serialize;
-
-use crate::conversation::{Family, Window};
+use crate::conversation::{Family, LimitReport, LimitStatus, Window};
 use crate::units::{MicroUsd, Timestamp};
 
-use super::breaker::Breaker;
-use super::health::{Health, Inputs, block_percent};
-use super::limits::ProviderLimits;
-use super::usage::Account;
-use super::{BreakerSettings, Priority, Status, SubscriptionSettings};
+use super::breaker::{Breaker, BreakerChange};
+use super::command::{BreakerSettings, Effect, Outcome, Priority, Spent, Status, SubscriptionSettings};
+use super::explain::{Cause, Exclusion, Source};
+use super::health::{HealthBreakdown, HealthInputs, block_percent};
+use super::lease::Lease;
+use super::limits::{Lock, ProviderLimits};
+use super::ramp::Ramp;
+use super::select::Place;
+use super::usage::{Figures, UsageLog};
 
-/// From this share of the weekly budget on a subscription is `approaching`.
-const APPROACHING: f64 = 0.80;
-/// From this share on it is `limited`: no new sessions.
-const LIMITED: f64 = 0.95;
-/// From this share on even its own sessions leave.
-const LEAVE: f64 = 0.98;
-/// How much earlier a `low` priority stops.
-const LOW_RESERVE: f64 = 0.15;
-/// How far a `high` priority goes.
-const HIGH_THRESHOLD: f64 = 0.95;
+/// From this share of the weekly budget on a subscription is `approaching` its limit.
+pub(super) const APPROACHING_SHARE: f64 = 0.80;
+/// From this share on it is `limited`, and takes no new session whatever its threshold.
+pub(super) const LIMITED_SHARE: f64 = 0.95;
+/// From this share on even its own sessions leave it.
+pub(super) const STICKY_SHARE: f64 = 0.98;
+/// How much earlier a low priority stops: the owner's reserve.
+const LOW_PRIORITY_RESERVE: f64 = 0.15;
+/// Provider figures are percentages with noise in the last bits.
+const SHARE_TOLERANCE: f64 = 1e-9;
 
-/// Why something is as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Cause {
-    /// In words.
-    pub cause: String,
-    /// Where it comes from: `configuration`, `own account`, `rejected request`, `breaker`, ...
-    pub source: &'static str,
-    /// Since when, where that is known.
-    pub since: Option<Timestamp>,
-    /// Until when, where that is known.
-    pub until: Option<Timestamp>,
-}
-
-/// What kind of cause keeps a subscription from taking a request; decides the refusal when all are out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// This request has been there.
-    Tried,
-    /// Sessions hold all its slots: an idle one could give way.
-    Slots,
-    /// All requests it takes are running, or it is being tried out after a recovery.
-    Busy,
-    /// The provider.
-    Provider,
-    /// The weekly budget.
-    Budget,
-    /// Switched off, not logged in, or cut off by its breaker.
-    Unhealthy,
-}
-
+/// Not logged in, or without credit.
 #[derive(Clone, Debug)]
-pub(super) struct Exclusion {
-    pub kind: Kind,
-    pub cause: Cause,
+pub(super) struct Quarantine {
+    pub(super) since: Timestamp,
+    /// What the provider said.
+    pub(super) detail: String,
 }
 
-/// For whom a place is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// A new session that will hold a slot.
-    NewSession,
-    /// A request that needs a place only while it runs.
-    OneOff,
-    /// A one-off request whose conversation was here before.
-    Returning,
-    /// A session that has its slot here.
-    OwnSession,
-}
-
-impl Purpose {
-    /// Whether the conversation is here already, so that it stays as long as it is served at all.
-    fn stays(self) -> bool {
-        matches!(self, Self::Returning | Self::OwnSession)
-    }
-}
-
+/// See the module's description.
 #[derive(Clone, Debug)]
 pub(super) struct Subscription {
-    pub settings: SubscriptionSettings,
-    pub account: Account,
-    pub limits: ProviderLimits,
-    pub breaker: Breaker,
-    /// Set when it cannot log in: what the provider said, and since when.
-    pub unauthenticated: Option<(String, Timestamp)>,
-    /// Removed from the configuration; only waits for its leases.
-    pub removed: bool,
-    /// Requests that run.
-    pub in_flight: u32,
-    /// What they are estimated to cost.
-    pub reserved: MicroUsd,
-    /// Explicit sessions that hold a slot.
-    pub slots: u32,
-    /// Requests in flight that hold a slot only while they run.
-    pub one_offs: u32,
-    /// After a recovery: the most requests at the same time, doubling with each success.
-    pub ramp: Option<u32>,
-    /// Counts allocations, to tell who was used least recently.
-    pub last_allocated: u64,
-    /// The status last told to the outside.
-    pub announced: Status,
+    pub(super) settings: SubscriptionSettings,
+    /// Client slots.
+    pub(super) max_clients: u32,
+    pub(super) usage: UsageLog,
+    pub(super) limits: ProviderLimits,
+    pub(super) breaker: Breaker,
+    pub(super) ramp: Option<Ramp>,
+    pub(super) quarantine: Option<Quarantine>,
+    /// When it left the configuration.
+    pub(super) removed: Option<Timestamp>,
+    /// When it was last switched on or off, or came into the pool.
+    pub(super) switched_at: Timestamp,
+    pub(super) in_flight: u32,
+    /// Requests in flight that hold a client slot of their own.
+    pub(super) own_slots: u32,
+    /// Estimated cost of what is in flight.
+    pub(super) reserved: MicroUsd,
+    /// When it was last granted, counted in grants.
+    pub(super) last_granted: u64,
+    /// When it was last granted to a request that could have gone elsewhere.
+    pub(super) last_chosen: u64,
+    /// Drawn anew whenever it is chosen.
+    pub(super) lot: i64,
+    /// Its place in the configuration.
+    pub(super) position: u32,
+    pub(super) last_usage: Option<Timestamp>,
+    /// Available, approaching or limited by its budget, as last announced, and since when.
+    pub(super) level: Status,
+    pub(super) level_since: Timestamp,
+    /// The score when anything last changed.
+    pub(super) health: HealthBreakdown,
+    /// Its place in the index.
+    pub(super) place: Option<Place>,
+    /// Why it can take no new session, as counted by the pool.
+    pub(super) counted: Option<Cause>,
+    /// When the pool will next look at it.
+    pub(super) scheduled: Option<Timestamp>,
+    /// The lock that was last seen.
+    seen_lock: Option<Lock>,
+    /// Recoveries so far.
+    epoch: u32,
+}
+
+/// How much of the week is used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WeekUse {
+    /// By our own account, 1.0 being the budget.
+    own: f64,
+    /// By the provider's, if it said so.
+    provider: Option<f64>,
+}
+
+impl WeekUse {
+    /// The larger of the two.
+    pub(super) fn share(&self) -> f64 {
+        self.provider.map_or(self.own, |provider| provider.max(self.own))
+    }
+
+    pub(super) fn percent(&self) -> f64 {
+        self.share() * 100.0
+    }
+
+    /// Whose figure is larger.
+    pub(super) fn source(&self) -> Source {
+        if self.provider.is_some_and(|provider| provider > self.own) { Source::Provider } else { Source::Account }
+    }
 }
 
 impl Subscription {
-    pub(super) fn new(settings: SubscriptionSettings) -> Self {
-        let announced = if settings.enabled { Status::Available } else { Status::Disabled };
+    pub(super) fn new(settings: SubscriptionSettings, max_clients: u32, now: Timestamp) -> Self {
         Self {
             settings,
-            account: Account::default(),
+            max_clients,
+            usage: UsageLog::default(),
             limits: ProviderLimits::default(),
             breaker: Breaker::default(),
-            unauthenticated: None,
-            removed: false,
-            in_flight: 0,
-            reserved: MicroUsd::ZERO,
-            slots: 0,
-            one_offs: 0,
             ramp: None,
-            last_allocated: 0,
-            announced,
+            quarantine: None,
+            removed: None,
+            switched_at: now,
+            in_flight: 0,
+            own_slots: 0,
+            reserved: MicroUsd::ZERO,
+            last_granted: 0,
+            last_chosen: 0,
+            lot: 0,
+            position: 0,
+            last_usage: None,
+            level: Status::Available,
+            level_since: now,
+            health: HealthBreakdown::default(),
+            place: None,
+            counted: None,
+            scheduled: None,
+            seen_lock: None,
+            epoch: 0,
         }
     }
 
-    pub(super) fn id(&self) -> &Arc<str> {
-        &self.settings.id
+    pub(super) fn id(&self) -> Arc<str> {
+        Arc::clone(&self.settings.id)
     }
 
-    /// Share of the weekly budget that is used, 0 to 1 and beyond: the larger of our own account and the provider's.
-    pub(super) fn weekly_share(&mut self, now: Timestamp) -> f64 {
-        let own = self.own_weekly_share(now, MicroUsd::ZERO);
-        own.max(self.limits.utilization(now, Window::SevenDay).unwrap_or(0.0))
+    // What it is good for.
+
+    pub(super) fn week_use(&self, now: Timestamp, figures: &Figures) -> WeekUse {
+        let budget = self.settings.weekly_budget;
+        let own = if budget > MicroUsd::ZERO { figures.week.cost.as_usd() / budget.as_usd() } else { 1.0 };
+        let provider = self.limits.reported_at(now, Window::SevenDay).map(|reported| reported.utilization);
+        WeekUse { own, provider }
     }
 
-    fn own_weekly_share(&mut self, now: Timestamp, more: MicroUsd) -> f64 {
-        let used = self.account.week(now) + more;
-        used.as_usd() / self.settings.weekly_budget.as_usd().max(f64::MIN_POSITIVE)
+    /// The block's use in percent: the larger of our own account and the provider's.
+    pub(super) fn block_percent(&self, now: Timestamp, figures: &Figures) -> f64 {
+        let own = block_percent(figures.block_tally.cost.as_usd());
+        let provider = self.limits.reported_at(now, Window::FiveHour).map(|reported| reported.utilization * 100.0);
+        provider.map_or(own, |provider| provider.max(own)).min(100.0)
     }
 
-    /// Percent of the 5-hour block: the larger of our own account and the provider's.
-    pub(super) fn block_percent(&mut self, now: Timestamp) -> f64 {
-        let own = block_percent(self.block_cost(now).as_usd());
-        own.max(self.limits.utilization(now, Window::FiveHour).unwrap_or(0.0) * 100.0)
-    }
-
-    pub(super) fn block_cost(&mut self, now: Timestamp) -> MicroUsd {
-        self.account.block(now).map_or(MicroUsd::ZERO, |block| block.cost)
-    }
-
-    pub(super) fn health(&mut self, now: Timestamp) -> Health {
-        Health::of(&Inputs {
-            weekly_percent: self.weekly_share(now) * 100.0,
-            block_percent: self.block_percent(now),
-            clients: (self.slots + self.one_offs) as usize,
-            burn_rate: self.account.burn_rate(now),
-            fresh_block: self.block_cost(now) == MicroUsd::ZERO,
+    pub(super) fn health_at(&self, now: Timestamp, figures: &Figures, clients: u32) -> HealthBreakdown {
+        HealthBreakdown::of(&HealthInputs {
+            weekly_percent: self.week_use(now, figures).percent(),
+            block_percent: self.block_percent(now, figures),
+            block_is_fresh: figures.block_tally.cost == MicroUsd::ZERO,
+            clients,
+            burn_rate: figures.burn_rate(),
         })
     }
 
-    /// The status, and why.
-    pub(super) fn status(&mut self, now: Timestamp) -> (Status, Cause) {
-        let configured =
-            |cause: &str| Cause { cause: cause.to_owned(), source: "configuration", since: None, until: None };
-        if self.removed {
-            return (Status::Disabled, configured("it was removed from the configuration"));
+    /// The budget's level: available, approaching or limited.
+    pub(super) fn level_at(&self, now: Timestamp, figures: &Figures) -> Status {
+        let reaches = |share| self.budget_spent(now, figures, share);
+        if reaches(LIMITED_SHARE) {
+            Status::Limited
+        } else if reaches(APPROACHING_SHARE) {
+            Status::Approaching
+        } else {
+            Status::Available
+        }
+    }
+
+    /// What keeps every request away, whatever it asks for, for longer than requests take.
+    pub(super) fn outage(&self, now: Timestamp) -> Option<Exclusion> {
+        if let Some(removed) = self.removed {
+            return Some(Exclusion::new(Cause::Removed, Some(removed), None));
         }
         if !self.settings.enabled {
-            return (Status::Disabled, configured("it is switched off"));
+            return Some(Exclusion::new(Cause::Disabled, Some(self.switched_at), None));
         }
-        if let Some((detail, since)) = &self.unauthenticated {
-            let cause = Cause { cause: detail.clone(), source: "rejected request", since: Some(*since), until: None };
-            return (Status::Unauthenticated, cause);
+        if let Some(quarantine) = &self.quarantine {
+            return Some(Exclusion::new(Cause::Unauthenticated, Some(quarantine.since), None));
         }
-        if let Some(lock) = self.limits.lock(now, None) {
-            let Lock { cause, since, until, source } = Lock::of(lock);
-            return (Status::Cooldown, Cause { cause, source, since: Some(since), until: Some(until) });
+        if let Some(lock) = self.limits.lock_at(now) {
+            let cause = if lock.throttle { Cause::Throttled } else { Cause::ProviderLimit };
+            return Some(Exclusion::new(cause, Some(lock.since), Some(lock.until)));
         }
-        let share = self.weekly_share(now);
-        let status = match share {
-            share if share >= LIMITED => Status::Limited,
-            share if share >= APPROACHING => Status::Approaching,
-            _ => Status::Available,
-        };
-        let until = (status != Status::Available).then(|| {
-            let floor = if status == Status::Limited { LIMITED } else { APPROACHING };
-            self.below_share(now, floor)
+        match self.breaker.at(now) {
+            Breaker::Open { since, until } => Some(Exclusion::new(Cause::BreakerOpen, Some(since), Some(until))),
+            Breaker::Closed { .. } | Breaker::HalfOpen { .. } => None,
+        }
+    }
+
+    /// What keeps requests for one family away.
+    pub(super) fn family_exclusion(&self, now: Timestamp, family: Family) -> Option<Exclusion> {
+        let lock = self.limits.family_lock_at(now, family)?;
+        Some(Exclusion::new(Cause::FamilyLimit, Some(lock.since), Some(lock.until)))
+    }
+
+    /// Whether `share` of the weekly budget is used, by our own account or the provider's.
+    pub(super) fn budget_spent(&self, now: Timestamp, figures: &Figures, share: f64) -> bool {
+        figures.week.cost >= self.share_of_budget(share) || self.provider_spent(now, share).is_some()
+    }
+
+    /// The same with the time at which it ends; that takes a walk through the records that have to age until then.
+    pub(super) fn budget_exclusion(&self, now: Timestamp, figures: &Figures, share: f64) -> Option<Exclusion> {
+        let limit = self.share_of_budget(share);
+        let own = (figures.week.cost >= limit).then(|| self.usage.week_below_at(now, limit));
+        if let Some(reported) = self.provider_spent(now, share) {
+            let until = own.flatten().map_or(reported, |own| own.max(reported));
+            let exclusion = Exclusion::new(Cause::BudgetSpent, None, Some(until));
+            return Some(exclusion.told_by(Source::Provider));
+        }
+        own.map(|until| Exclusion::new(Cause::BudgetSpent, None, until))
+    }
+
+    /// When the provider's figure ends, if that is `share` of the week or more.
+    fn provider_spent(&self, now: Timestamp, share: f64) -> Option<Timestamp> {
+        let reported = self.limits.reported_at(now, Window::SevenDay)?;
+        (reported.utilization >= share - SHARE_TOLERANCE).then(|| reported.expires_at())
+    }
+
+    /// Whether `share` of the weekly budget is used or reserved.
+    pub(super) fn reserve_exclusion(&self, now: Timestamp, figures: &Figures, share: f64) -> Option<Exclusion> {
+        if self.reserved == MicroUsd::ZERO {
+            return None;
+        }
+        let own = figures.week.cost + self.reserved >= self.share_of_budget(share);
+        let provider = self.limits.reported_at(now, Window::SevenDay).is_some_and(|reported| {
+            let reserved = self.reserved.as_usd() / self.settings.weekly_budget.as_usd();
+            reported.utilization + reserved >= share - SHARE_TOLERANCE
         });
-        let own = self.own_weekly_share(now, MicroUsd::ZERO);
-        let source = if share > own { "provider" } else { "own account" };
-        (status, Cause { cause: format!("{:.1} % of the week is used", share * 100.0), source, since: None, until })
+        (own || provider).then(|| Exclusion::new(Cause::BudgetReserved, None, None))
     }
 
-    /// When the week will be below `share`, if nothing more is spent.
-    fn below_share(&mut self, now: Timestamp, share: f64) -> Timestamp {
-        let limit = MicroUsd::from_usd(self.settings.weekly_budget.as_usd() * share);
-        let own = self.account.below(now, limit);
-        let provider = self
-            .limits
-            .windows(now)
-            .find(|known| known.window == Window::SevenDay && known.utilization >= share)
-            .and_then(|known| known.resets_at);
-        own.max(provider.unwrap_or(now))
+    /// The share of the weekly budget up to which it takes new sessions with requests of this priority. The owner's
+    /// and the request's word add up: both can only move the threshold between 0.15 below it and 0.95.
+    pub(super) fn new_session_share(&self, threshold: f64, request: Priority) -> f64 {
+        let step = |share: f64, priority| match priority {
+            Priority::Low => share - LOW_PRIORITY_RESERVE,
+            Priority::Normal => share,
+            Priority::High => share + (LIMITED_SHARE - threshold).max(0.0),
+        };
+        step(step(threshold, self.settings.priority), request).min(LIMITED_SHARE)
     }
 
-    /// The share of the weekly budget from which on there are no new sessions.
-    pub(super) fn threshold(&self, pool: f64) -> f64 {
-        match self.settings.priority {
-            Priority::Low => pool - LOW_RESERVE,
-            Priority::Normal => pool,
-            Priority::High => pool.max(HIGH_THRESHOLD),
+    /// The least important requests for which it takes new sessions, as far as `spent` tells of a share of the budget.
+    pub(super) fn least_priority(&self, threshold: f64, spent: impl Fn(f64) -> bool) -> Option<Priority> {
+        let open = |priority: &Priority| !spent(self.new_session_share(threshold, *priority));
+        [Priority::Low, Priority::Normal, Priority::High].into_iter().find(open)
+    }
+
+    /// What keeps a request away until another one ends.
+    pub(super) fn congestion(&self, now: Timestamp, sessions: u32, needs_slot: bool) -> Option<Exclusion> {
+        let cause = if matches!(self.breaker.at(now), Breaker::HalfOpen { probing: true, .. }) {
+            Cause::Probing
+        } else if self.ramp.is_some_and(|ramp| !ramp.admits()) {
+            Cause::RampingUp
+        } else if self.in_flight >= self.settings.max_concurrent {
+            Cause::RequestsFull
+        } else if needs_slot && self.clients(sessions) >= self.max_clients {
+            Cause::SlotsFull
+        } else {
+            return None;
+        };
+        Some(Exclusion::new(cause, None, None))
+    }
+
+    /// Client slots in use when `sessions` explicit sessions are assigned.
+    pub(super) const fn clients(&self, sessions: u32) -> u32 {
+        sessions.saturating_add(self.own_slots)
+    }
+
+    // What happens to it.
+
+    /// Takes note of the time: what has passed is announced.
+    pub(super) fn advance(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.usage.advance(now);
+        self.breaker = self.breaker.at(now);
+        for lock in self.limits.expire(now) {
+            if matches!(lock.window, Some(Window::SevenDayFamily(_))) {
+                effects.push(Effect::Recovered { subscription: self.id(), cause: lock.cause() });
+            }
+        }
+        let lock = self.limits.lock_at(now);
+        if lock.is_none()
+            && let Some(ended) = self.seen_lock
+        {
+            self.begin_ramp(1);
+            if !ended.throttle {
+                effects.push(Effect::Recovered { subscription: self.id(), cause: ended.cause() });
+            }
+        }
+        self.seen_lock = lock;
+    }
+
+    /// Announces a change of the budget's level.
+    pub(super) fn announce_level(&mut self, now: Timestamp, figures: &Figures, effects: &mut Vec<Effect>) {
+        let level = self.level_at(now, figures);
+        if level == self.level {
+            return;
+        }
+        effects.push(Effect::StatusChanged {
+            subscription: self.id(),
+            from: self.level,
+            to: level,
+            cause: self.level_cause(now, figures),
+        });
+        self.level = level;
+        self.level_since = now;
+    }
+
+    /// The budget's level in words.
+    pub(super) fn level_cause(&self, now: Timestamp, figures: &Figures) -> String {
+        let week = self.week_use(now, figures);
+        let by = if week.source() == Source::Provider { "by the provider's account" } else { "by our own account" };
+        format!("{:.1} % of the weekly budget used {by}", week.percent())
+    }
+
+    /// A request begins. Returns whether it probes the breaker, and the recovery it belongs to.
+    pub(super) fn start(&mut self, now: Timestamp, reserved: MicroUsd, own_slot: bool) -> (bool, u32) {
+        self.in_flight += 1;
+        self.own_slots += u32::from(own_slot);
+        self.reserved += reserved;
+        if let Some(ramp) = &mut self.ramp {
+            ramp.start();
+        }
+        (self.breaker.start(now), self.epoch)
+    }
+
+    /// A request ends: what it held is free again, and what it used is recorded.
+    pub(super) fn release(&mut self, now: Timestamp, lease: &Lease, answered: bool, spent: &Spent) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.own_slots = self.own_slots.saturating_sub(u32::from(lease.own_slot));
+        self.reserved -= lease.reserved;
+        if let Some(ramp) = &mut self.ramp
+            && lease.epoch == self.epoch
+        {
+            ramp.finish(answered);
+            if ramp.allowance() >= self.settings.max_concurrent {
+                self.ramp = None;
+            }
+        }
+        if spent.cost > MicroUsd::ZERO || spent.usage.total() > 0 {
+            self.usage.record(now, spent);
+            self.last_usage = Some(now);
         }
     }
 
-    /// Why it cannot take a request now, if it cannot. The most lasting cause comes first.
-    pub(super) fn exclusion(&mut self, now: Timestamp, rules: &Rules<'_>, purpose: Purpose) -> Option<Exclusion> {
-        let (status, cause) = self.status(now);
-        match status {
-            Status::Disabled | Status::Unauthenticated => return Some(Exclusion { kind: Kind::Unhealthy, cause }),
-            Status::Cooldown => return Some(Exclusion { kind: Kind::Provider, cause }),
-            Status::Limited if !purpose.stays() => return Some(Exclusion { kind: Kind::Budget, cause }),
-            _ => {}
+    /// Learns from how a request ended.
+    pub(super) fn learn(
+        &mut self,
+        now: Timestamp,
+        lease: &Lease,
+        outcome: Outcome,
+        rules: &BreakerSettings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let change = match outcome {
+            Outcome::Completed => {
+                self.limits.succeed(lease.granted_at);
+                self.breaker.succeed(lease.probe, rules)
+            }
+            Outcome::Unavailable | Outcome::BackendFailed => self.breaker.fail(now, lease.probe, rules),
+            Outcome::Abandoned | Outcome::ClientError => {
+                self.breaker.pass(lease.probe);
+                BreakerChange::None
+            }
+            Outcome::Limited(report) => {
+                self.breaker.pass(lease.probe);
+                self.hear(now, &report);
+                self.reject(now, lease.granted_at, &report, effects);
+                BreakerChange::None
+            }
+            Outcome::Unauthenticated { detail } => {
+                self.breaker.pass(lease.probe);
+                self.quarantine(now, detail, effects);
+                BreakerChange::None
+            }
+        };
+        match change {
+            BreakerChange::None => {}
+            BreakerChange::Opened(until) => effects.push(Effect::BreakerOpened { subscription: self.id(), until }),
+            BreakerChange::Closed => {
+                // The probes were the first step.
+                self.begin_ramp(2);
+                let cause = Cause::BreakerOpen.to_string();
+                effects.push(Effect::Recovered { subscription: self.id(), cause });
+            }
         }
-        if let Some(lock) = self.limits.lock(now, Some(rules.family)) {
-            let Lock { cause, since, until, source } = Lock::of(lock);
-            let cause = Cause { cause, source, since: Some(since), until: Some(until) };
-            return Some(Exclusion { kind: Kind::Provider, cause });
-        }
-        if let Err((since, until)) = self.breaker.admits(now, self.in_flight, rules.breaker) {
-            let probing = until <= now;
-            let words = if probing { "it is being tried out after failures" } else { "it failed too often in a row" };
-            let cause = Cause {
-                cause: words.to_owned(),
-                source: "breaker",
-                since: Some(since),
-                until: (!probing).then_some(until),
-            };
-            return Some(Exclusion { kind: if probing { Kind::Busy } else { Kind::Unhealthy }, cause });
-        }
-        // What runs is counted at its estimate, so that a burst cannot overshoot the budget.
-        let limit = if purpose.stays() { LEAVE } else { self.threshold(rules.weekly_budget_threshold) };
-        let committed = self.own_weekly_share(now, self.reserved).max(self.weekly_share(now));
-        if committed >= limit {
-            let cause = Cause {
-                cause: format!(
-                    "{:.1} % of the week is used or reserved; it stops at {:.0} %",
-                    committed * 100.0,
-                    limit * 100.0
-                ),
-                source: "own account",
-                since: None,
-                until: Some(self.below_share(now, limit)),
-            };
-            return Some(Exclusion { kind: Kind::Budget, cause });
-        }
-        self.full(rules, purpose).map(|(kind, words)| Exclusion {
-            kind,
-            cause: Cause { cause: words, source: "load", since: None, until: None },
-        })
     }
 
-    fn full(&self, rules: &Rules<'_>, purpose: Purpose) -> Option<(Kind, String)> {
-        if self.in_flight >= self.settings.max_concurrent {
-            return Some((Kind::Busy, format!("all {} request slots are taken", self.settings.max_concurrent)));
+    /// Learns what the provider said beside an answer or when polled.
+    pub(super) fn observe(&mut self, now: Timestamp, report: &LimitReport, effects: &mut Vec<Effect>) {
+        self.hear(now, report);
+        if report.status == LimitStatus::Rejected {
+            self.reject(now, now, report, effects);
         }
-        if let Some(most) = self.ramp.filter(|most| self.in_flight >= *most) {
-            return Some((Kind::Busy, format!("it has just recovered and takes {most} at a time")));
+    }
+
+    /// Notes figures and resets, whatever the verdict.
+    fn hear(&mut self, now: Timestamp, report: &LimitReport) {
+        self.limits.note(now, report);
+        let of_windows = report.windows.iter().filter_map(|used| Some((used.window, used.resets_at?)));
+        for (window, reset) in of_windows.chain(report.window.zip(report.resets_at)) {
+            match window {
+                Window::FiveHour => self.usage.anchor_block(now, reset),
+                Window::SevenDay => self.usage.anchor_week(now, reset),
+                Window::SevenDayFamily(_) => {}
+            }
         }
-        if purpose != Purpose::OwnSession && self.free_slots(rules.max_clients) == 0 {
-            return Some((Kind::Slots, "all client slots are taken".to_owned()));
+    }
+
+    fn reject(&mut self, now: Timestamp, started_at: Timestamp, report: &LimitReport, effects: &mut Vec<Effect>) {
+        let Some(lock) = self.limits.reject(now, started_at, report) else { return };
+        let subscription = self.id();
+        effects.push(if lock.throttle {
+            Effect::Throttled { subscription, until: lock.until }
+        } else {
+            Effect::LimitReached { subscription, cause: lock.cause(), until: lock.until }
+        });
+        self.seen_lock = self.limits.lock_at(now);
+    }
+
+    fn quarantine(&mut self, now: Timestamp, detail: String, effects: &mut Vec<Effect>) {
+        if self.quarantine.is_none() {
+            effects.push(Effect::AuthFailed { subscription: self.id(), cause: detail.clone() });
+            self.quarantine = Some(Quarantine { since: now, detail });
         }
-        None
     }
 
-    /// Slots that no session and no one-off request holds.
-    pub(super) fn free_slots(&self, max_clients: u32) -> u32 {
-        self.settings.max_clients.unwrap_or(max_clients).saturating_sub(self.slots + self.one_offs)
+    /// Its operator says that it is logged in again.
+    pub(super) fn end_quarantine(&mut self, effects: &mut Vec<Effect>) {
+        if self.quarantine.take().is_some() {
+            self.begin_ramp(1);
+            let cause = Cause::Unauthenticated.to_string();
+            effects.push(Effect::Recovered { subscription: self.id(), cause });
+        }
     }
 
-    /// A request went through.
-    pub(super) fn succeeded(&mut self, breaker: &BreakerSettings) {
-        self.breaker.success(breaker);
-        self.limits.success();
-        self.ramp = self.ramp.map(|most| most.saturating_mul(2)).filter(|most| *most < self.settings.max_concurrent);
+    /// Its operator says that all is well: forgets quarantine, locks and failures.
+    pub(super) fn restore(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.end_quarantine(effects);
+        self.limits.unlock();
+        self.advance(now, effects);
+        if self.breaker != Breaker::default() {
+            self.breaker = Breaker::default();
+            self.begin_ramp(1);
+        }
     }
 
-    /// What the current block will have cost at its end at the current burn rate.
-    pub(super) fn projected_block_cost(&mut self, now: Timestamp) -> f64 {
-        let burn = self.account.burn_rate(now);
-        self.account.block(now).map_or(0.0, |block| block.cost.as_usd() + burn * hours(block.end.since(now)))
+    fn begin_ramp(&mut self, allowance: u32) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.ramp = (allowance < self.settings.max_concurrent).then(|| Ramp::new(allowance));
     }
 
-    /// When the weekly budget will be spent at the current burn rate.
-    pub(super) fn exhaustion(&mut self, now: Timestamp) -> Option<Timestamp> {
-        let burn = self.account.burn_rate(now);
-        let left = (self.settings.weekly_budget - self.account.week(now)).as_usd().max(0.0);
-        let hours = left / burn;
-        (burn > 0.0 && hours.is_finite() && hours < 24.0 * 365.0).then(|| now + Duration::from_secs_f64(hours * 3600.0))
+    /// The next instant at which time alone changes what it is good for.
+    pub(super) fn next_change(&self, now: Timestamp, figures: &Figures) -> Option<Timestamp> {
+        let burning = figures.burn_rate() > 3.0;
+        let breaker = match self.breaker {
+            Breaker::Open { until, .. } => Some(until),
+            Breaker::Closed { .. } | Breaker::HalfOpen { .. } => None,
+        };
+        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker].into_iter().flatten().min()
     }
-}
 
-/// The rules of the pool that decide about a member.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rules<'a> {
-    pub family: Family,
-    pub breaker: &'a BreakerSettings,
-    pub weekly_budget_threshold: f64,
-    pub max_clients: u32,
-}
-
-/// The parts of a provider's lock that are told.
-struct Lock {
-    cause: String,
-    since: Timestamp,
-    until: Timestamp,
-    source: &'static str,
-}
-
-impl Lock {
-    fn of(lock: &super::limits::Lock) -> Self {
-        Self { cause: lock.cause.clone(), since: lock.since, until: lock.until, source: lock.source }
+    fn share_of_budget(&self, share: f64) -> MicroUsd {
+        MicroUsd::from_usd(self.settings.weekly_budget.as_usd() * share)
     }
-}
-
-fn hours(duration: Duration) -> f64 {
-    duration.as_secs_f64() / 3600.0
 }

@@ -1,264 +1,432 @@
-//! What a subscription has used: the rolling week, the 5-hour block, and the speed.
+//! What a subscription has used: an exact log of seven days, with running sums over every window that counts.
 //!
-//! Records are kept one by one, so that sums are exact, and each window is a position in the same queue that only moves
-//! on: recording and reading cost O(1) amortised.
+//! A window is a position in the log and the sum of everything behind it. Moving it forward subtracts what falls out,
+//! so that recording and reading cost O(1) per record over its whole life, and sums never drift: they are integers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::units::{MicroUsd, Timestamp};
 
-/// The rolling week.
-pub(super) const WEEK: Duration = Duration::from_hours(168);
-/// The provider's usage block.
-pub(super) const BLOCK: Duration = Duration::from_hours(5);
-/// The burn rate is the cost of this long.
-const BURN_WINDOW: Duration = Duration::from_hours(1);
-/// Tokens per minute are counted over this long.
-const TOKEN_WINDOW: Duration = Duration::from_mins(5);
+use super::command::Spent;
 
-/// One finished request.
+/// The provider's long window.
+pub(super) const WEEK: Duration = Duration::from_hours(7 * 24);
+/// The provider's short window.
+pub(super) const BLOCK: Duration = Duration::from_hours(5);
+/// Burn rate is the cost of this long.
+const HOUR: Duration = Duration::from_hours(1);
+/// Tokens per minute are averaged over this long.
+const FIVE_MINUTES: Duration = Duration::from_mins(5);
+/// How far beyond its length a reset time may lie before it is taken for a mistake.
+const RESET_TOLERANCE: Duration = Duration::from_mins(1);
+
+/// One request's use.
 #[derive(Clone, Copy, Debug)]
-struct Record {
+pub(super) struct Record {
     at: Timestamp,
     cost: MicroUsd,
-    tokens: u64,
+    input: u32,
+    tokens: u32,
 }
 
-/// The use of one subscription.
+/// A sum of records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Money.
+    pub(super) cost: MicroUsd,
+    /// Input tokens, cached or not.
+    pub(super) input: u64,
+    /// All tokens.
+    pub(super) tokens: u64,
+}
+
+impl Tally {
+    fn add(&mut self, record: &Record) {
+        self.cost += record.cost;
+        self.input += u64::from(record.input);
+        self.tokens += u64::from(record.tokens);
+    }
+
+    fn remove(&mut self, record: &Record) {
+        self.cost -= record.cost;
+        self.input -= u64::from(record.input);
+        self.tokens -= u64::from(record.tokens);
+    }
+}
+
+/// The records themselves, oldest first, numbered without gaps from the first one ever.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Account {
-    /// Records of the week, the oldest first.
-    records: VecDeque<Record>,
-    /// Records that have left the queue.
-    dropped: u64,
-    week_cost: MicroUsd,
-    /// What is older than this has left the week; never goes back.
-    week_floor: Timestamp,
-    /// When the provider's own week resets, once it has said so.
-    week_resets_at: Option<Timestamp>,
-    burn: Tail<MicroUsd>,
-    tokens: Tail<u64>,
-    block: Option<Block>,
-    last: Option<Timestamp>,
+struct Records {
+    held: VecDeque<Record>,
+    /// The number of the oldest held record.
+    first: u64,
 }
 
-/// A shorter window over the same records: where it begins (as a count of all records ever), and its sum.
+impl Records {
+    fn at(&self, number: u64) -> Option<&Record> {
+        let offset = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.held.get(offset)
+    }
+
+    fn newest(&self) -> Option<Timestamp> {
+        self.held.back().map(|record| record.at)
+    }
+
+    fn forget_before(&mut self, start: Timestamp) {
+        while self.held.front().is_some_and(|record| record.at < start) {
+            self.held.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+/// Everything from one record on.
 #[derive(Clone, Copy, Debug, Default)]
-struct Tail<T> {
-    begin: u64,
-    sum: T,
+struct Window {
+    /// The number of the first record inside.
+    next: u64,
+    tally: Tally,
 }
 
-/// A 5-hour block.
+impl Window {
+    /// Makes the window begin at `start`, which usually is a little later than before.
+    fn seek(&mut self, start: Timestamp, records: &Records) {
+        while let Some(record) = records.at(self.next).filter(|record| record.at < start) {
+            self.tally.remove(record);
+            self.next += 1;
+        }
+        // A reset time that the provider corrects can move the start back.
+        while let Some(before) = self.next.checked_sub(1)
+            && let Some(record) = records.at(before).filter(|record| record.at >= start)
+        {
+            self.tally.add(record);
+            self.next = before;
+        }
+    }
+
+    /// When the oldest record inside is `length` old.
+    fn next_expiry(&self, length: Duration, records: &Records) -> Option<Timestamp> {
+        records.at(self.next).map(|record| record.at + length)
+    }
+}
+
+/// A 5-hour window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Block {
-    /// When its first use was.
-    pub start: Timestamp,
-    /// When it ends: 5 h after its start, or when the provider says.
-    pub end: Timestamp,
-    /// What was spent in it.
-    pub cost: MicroUsd,
+    /// From here on, inclusive.
+    pub(super) start: Timestamp,
+    /// Until here, exclusive.
+    pub(super) end: Timestamp,
 }
 
-impl Account {
-    /// Counts one finished request.
-    pub(super) fn record(&mut self, now: Timestamp, cost: MicroUsd, tokens: u64) {
-        // A clock that goes back must not disorder the queue.
-        let at = self.records.back().map_or(now, |last| last.at.max(now));
-        self.records.push_back(Record { at, cost, tokens });
-        self.week_cost += cost;
-        self.burn.sum += cost;
-        self.tokens.sum += tokens;
-        match &mut self.block {
-            Some(block) if at < block.end => block.cost += cost,
-            block => *block = Some(Block { start: at, end: at + BLOCK, cost }),
-        }
-        self.last = Some(at);
-        self.advance(now);
+/// What the log says at one instant.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Figures {
+    /// The week so far.
+    pub(super) week: Tally,
+    /// The last 60 minutes.
+    pub(super) hour: Tally,
+    /// The last 5 minutes.
+    pub(super) five_minutes: Tally,
+    /// The current block, if one has begun.
+    pub(super) block: Option<Block>,
+    /// The current block's use; zero between blocks.
+    pub(super) block_tally: Tally,
+}
+
+impl Figures {
+    /// Dollars per hour, from the last hour.
+    pub(super) fn burn_rate(&self) -> f64 {
+        self.hour.cost.as_usd()
     }
 
-    /// The provider's week ends at `resets_at`.
-    pub(super) fn anchor_week(&mut self, now: Timestamp, resets_at: Timestamp) {
-        self.week_resets_at = Some(resets_at);
-        self.advance(now);
+    /// Tokens per minute, from the last five minutes.
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people; token counts stay far below 2^53")]
+    pub(super) fn tokens_per_minute(&self) -> f64 {
+        self.five_minutes.tokens as f64 / 5.0
     }
 
-    /// The provider's block ends at `resets_at`.
-    pub(super) fn anchor_block(&mut self, now: Timestamp, resets_at: Timestamp) {
-        if resets_at <= now {
-            return;
-        }
-        match &mut self.block {
-            Some(block) if now < block.end => block.end = resets_at,
-            block => *block = Some(Block { start: resets_at - BLOCK, end: resets_at, cost: MicroUsd::ZERO }),
-        }
+    /// What the block will have cost at its end if use goes on like this.
+    pub(super) fn projected_block_cost(&self, now: Timestamp) -> f64 {
+        let hours_left = self.block.map_or(0.0, |block| block.end.since(now).as_secs_f64() / 3600.0);
+        self.block_tally.cost.as_usd() + self.burn_rate() * hours_left
     }
 
-    /// Lets go of what has left the windows.
-    fn advance(&mut self, now: Timestamp) {
-        let anchored = self.week_resets_at.map(|reset| if reset <= now { reset } else { reset - WEEK });
-        self.week_floor = self.week_floor.max(now - WEEK).max(anchored.unwrap_or_default());
-        while let Some(first) = self.records.front()
-            && first.at < self.week_floor
-        {
-            self.week_cost -= first.cost;
-            if self.burn.begin <= self.dropped {
-                self.burn.sum -= first.cost;
-                self.burn.begin = self.dropped + 1;
-            }
-            if self.tokens.begin <= self.dropped {
-                self.tokens.sum -= first.tokens;
-                self.tokens.begin = self.dropped + 1;
-            }
-            self.dropped += 1;
-            self.records.pop_front();
+    /// When `budget` will be spent if use goes on like this.
+    pub(super) fn exhaustion_at(&self, budget: MicroUsd, now: Timestamp) -> Option<Timestamp> {
+        let left = (budget - self.week.cost).as_usd();
+        if left <= 0.0 {
+            return Some(now);
         }
-        let Self { records, dropped, burn, tokens, .. } = self;
-        let older = |begin: u64, window: Duration| {
-            let index = usize::try_from(begin.saturating_sub(*dropped)).unwrap_or(usize::MAX);
-            records.get(index).filter(|record| record.at < now - window)
+        let hours = left / self.burn_rate();
+        // Beyond a century nobody wants to know.
+        (hours < 876_000.0).then(|| now + Duration::from_secs_f64(hours * 3600.0))
+    }
+}
+
+/// The log of one subscription.
+#[derive(Clone, Debug, Default)]
+pub(super) struct UsageLog {
+    records: Records,
+    week: Window,
+    hour: Window,
+    five_minutes: Window,
+    block_window: Window,
+    block: Option<Block>,
+    /// When the provider's own week resets, once it has said so.
+    week_reset: Option<Timestamp>,
+}
+
+impl UsageLog {
+    /// Adds what a request used. `now` may lie a little before the last record's time when the clock was set back;
+    /// the record then counts from that time on.
+    pub(super) fn record(&mut self, now: Timestamp, spent: &Spent) {
+        let record = Record {
+            at: self.records.newest().map_or(now, |newest| newest.max(now)),
+            cost: spent.cost.max(MicroUsd::ZERO),
+            input: u32::try_from(spent.usage.total_input()).unwrap_or(u32::MAX),
+            tokens: u32::try_from(spent.usage.total()).unwrap_or(u32::MAX),
         };
-        while let Some(record) = older(burn.begin, BURN_WINDOW) {
-            burn.sum -= record.cost;
-            burn.begin += 1;
+        self.advance(now);
+        if self.block.is_none_or(|block| record.at >= block.end) {
+            self.block = Some(Block { start: record.at, end: record.at + BLOCK });
+            self.block_window = self.empty_window();
         }
-        while let Some(record) = older(tokens.begin, TOKEN_WINDOW) {
-            tokens.sum -= record.tokens;
-            tokens.begin += 1;
+        self.records.held.push_back(record);
+        for window in [&mut self.week, &mut self.hour, &mut self.five_minutes, &mut self.block_window] {
+            window.tally.add(&record);
         }
-        if self.block.is_some_and(|block| block.end <= now) {
+    }
+
+    /// Lets go of what has become too old by `now`.
+    pub(super) fn advance(&mut self, now: Timestamp) {
+        self.week.seek(self.week_start(now), &self.records);
+        self.hour.seek(rolling_start(now, HOUR), &self.records);
+        self.five_minutes.seek(rolling_start(now, FIVE_MINUTES), &self.records);
+        if self.block.is_some_and(|block| now >= block.end) {
             self.block = None;
+            self.block_window = self.empty_window();
+        }
+        self.records.forget_before(rolling_start(now, WEEK));
+    }
+
+    /// What the log says at `now`, whether or not it was advanced to it.
+    pub(super) fn figures(&self, now: Timestamp) -> Figures {
+        let sought = |mut window: Window, start| {
+            window.seek(start, &self.records);
+            window.tally
+        };
+        let block = self.block.filter(|block| now < block.end);
+        Figures {
+            week: sought(self.week, self.week_start(now)),
+            hour: sought(self.hour, rolling_start(now, HOUR)),
+            five_minutes: sought(self.five_minutes, rolling_start(now, FIVE_MINUTES)),
+            block,
+            block_tally: if block.is_some() { self.block_window.tally } else { Tally::default() },
         }
     }
 
-    /// Spent in the current week.
-    pub(super) fn week(&mut self, now: Timestamp) -> MicroUsd {
-        self.advance(now);
-        self.week_cost
+    /// What the current block has cost.
+    pub(super) fn block_cost(&self, now: Timestamp) -> MicroUsd {
+        self.block.filter(|block| now < block.end).map_or(MicroUsd::ZERO, |_| self.block_window.tally.cost)
     }
 
-    /// The current block; `None` between blocks.
-    pub(super) fn block(&mut self, now: Timestamp) -> Option<Block> {
-        self.advance(now);
-        self.block
-    }
-
-    /// Dollars an hour, over the last 60 minutes.
-    pub(super) fn burn_rate(&mut self, now: Timestamp) -> f64 {
-        self.advance(now);
-        self.burn.sum.as_usd()
-    }
-
-    /// Tokens a minute, over the last 5 minutes.
-    #[expect(clippy::cast_precision_loss, reason = "exact below 2^53 tokens")]
-    pub(super) fn tokens_per_minute(&mut self, now: Timestamp) -> f64 {
-        self.advance(now);
-        self.tokens.sum as f64 / 5.0
-    }
-
-    /// When something was last recorded.
-    pub(super) fn last(&self) -> Option<Timestamp> {
-        self.last
-    }
-
-    /// The first instant at which the week's cost is below `limit`, if nothing more is spent.
-    pub(super) fn below(&mut self, now: Timestamp, limit: MicroUsd) -> Timestamp {
-        let mut cost = self.week(now);
-        if cost < limit {
-            return now;
+    /// The provider's week resets at `reset`.
+    pub(super) fn anchor_week(&mut self, now: Timestamp, reset: Timestamp) {
+        if reset > now && reset <= now + WEEK + RESET_TOLERANCE {
+            self.week_reset = Some(reset);
+            self.advance(now);
         }
-        if let Some(reset) = self.week_resets_at.filter(|reset| *reset > now) {
-            return reset;
-        }
-        for record in &self.records {
-            cost -= record.cost;
-            if cost < limit {
-                return record.at + WEEK + Duration::from_millis(1);
-            }
-        }
-        now + WEEK
     }
+
+    /// The provider's current block ends at `reset`.
+    pub(super) fn anchor_block(&mut self, now: Timestamp, reset: Timestamp) {
+        if reset > now && reset <= now + BLOCK + RESET_TOLERANCE {
+            let block = Block { start: (reset - BLOCK).min(now), end: reset };
+            self.block = Some(block);
+            self.block_window.seek(block.start, &self.records);
+        }
+    }
+
+    /// When the sum of the week falls below `limit` if nothing is added; `None` if it already is.
+    pub(super) fn week_below_at(&self, now: Timestamp, limit: MicroUsd) -> Option<Timestamp> {
+        let mut week = self.week;
+        week.seek(self.week_start(now), &self.records);
+        if week.tally.cost < limit {
+            return None;
+        }
+        if let Some(reset) = self.week_reset_after(now) {
+            return Some(reset);
+        }
+        let mut falls_at = None;
+        while week.tally.cost >= limit
+            && let Some(record) = self.records.at(week.next)
+        {
+            week.tally.remove(record);
+            week.next += 1;
+            falls_at = Some(record.at + WEEK);
+        }
+        falls_at
+    }
+
+    /// The next instant at which time alone changes the week's sum, the block or (if `burning`) the last hour's sum.
+    pub(super) fn next_change(&self, now: Timestamp, burning: bool) -> Option<Timestamp> {
+        let week = match self.week_reset_after(now) {
+            Some(reset) => Some(reset),
+            None => self.week.next_expiry(WEEK, &self.records),
+        };
+        let hour = burning.then(|| self.hour.next_expiry(HOUR, &self.records)).flatten();
+        let block = self.block.map(|block| block.end);
+        [week, hour, block].into_iter().flatten().min()
+    }
+
+    /// When the provider's week that `now` lies in resets, if the provider has ever said when one does.
+    pub(super) fn week_reset_after(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut reset = self.week_reset?;
+        if reset <= now {
+            let weeks = now.since(reset).as_millis() / WEEK.as_millis() + 1;
+            reset = reset + WEEK * u32::try_from(weeks).unwrap_or(u32::MAX);
+        }
+        Some(reset)
+    }
+
+    /// Whether nothing of the last week is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.held.is_empty()
+    }
+
+    fn week_start(&self, now: Timestamp) -> Timestamp {
+        // The provider's own week never reaches further back than seven days.
+        match self.week_reset_after(now) {
+            Some(reset) => (reset - WEEK).min(now),
+            None => rolling_start(now, WEEK),
+        }
+    }
+
+    fn empty_window(&self) -> Window {
+        Window { next: self.records.first + self.records.held.len() as u64, tally: Tally::default() }
+    }
+}
+
+/// The first instant that is less than `length` before `now`.
+fn rolling_start(now: Timestamp, length: Duration) -> Timestamp {
+    now - length + Duration::from_millis(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conversation::Usage;
 
-    const HOUR: Duration = Duration::from_secs(3600);
-    const DAY: Duration = Duration::from_secs(24 * 3600);
-    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+    const DAY: Duration = Duration::from_hours(24);
 
-    fn usd(dollars: i64) -> MicroUsd {
-        MicroUsd::from_micros(dollars * 1_000_000)
+    fn spent(dollars: f64) -> Spent {
+        Spent { usage: Usage { input: 60, output: 40, ..Usage::default() }, cost: MicroUsd::from_usd(dollars) }
     }
 
-    #[test]
-    fn the_week_counts_one_three_and_six_days_ago_but_not_eight() {
-        let mut account = Account::default();
-        for (days, cost) in [(8, 100), (6, 10), (3, 20), (1, 15)] {
-            account.record(NOW - DAY * days, usd(cost), 0);
-        }
-        assert_eq!(account.week(NOW), usd(45));
-    }
-
-    #[test]
-    fn a_hundred_records_of_one_millisecond_all_count() {
-        let mut account = Account::default();
-        for _ in 0..100 {
-            account.record(NOW, MicroUsd::from_micros(1), 7);
-        }
-        assert_eq!(account.week(NOW), MicroUsd::from_micros(100));
-        assert!((account.tokens_per_minute(NOW) - 140.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn a_fresh_block_holds_only_its_own_use() {
-        let mut account = Account::default();
-        account.record(NOW, usd(9), 0);
-        account.record(NOW + HOUR * 4, usd(1), 0);
-        assert_eq!(account.block(NOW + HOUR * 4).map(|block| block.cost), Some(usd(10)));
-        assert_eq!(account.block(NOW + HOUR * 5), None);
-        account.record(NOW + HOUR * 6, usd(2), 0);
-        let block = account.block(NOW + HOUR * 6).expect("a block");
-        assert_eq!((block.cost, block.start, block.end), (usd(2), NOW + HOUR * 6, NOW + HOUR * 11));
-    }
-
-    #[test]
-    fn the_providers_windows_win() {
-        let mut account = Account::default();
-        account.record(NOW, usd(9), 0);
-        account.anchor_block(NOW, NOW + HOUR);
-        assert_eq!(account.block(NOW + HOUR), None);
-        account.anchor_week(NOW, NOW + DAY);
-        assert_eq!(account.week(NOW + HOUR), usd(9));
-        assert_eq!(account.week(NOW + DAY + HOUR), MicroUsd::ZERO);
-    }
-
-    #[test]
-    fn burn_and_tokens_forget_at_their_own_pace() {
-        let mut account = Account::default();
-        account.record(NOW, usd(6), 500);
-        assert!((account.burn_rate(NOW + HOUR) - 6.0).abs() < 1e-9);
-        assert!(account.burn_rate(NOW + HOUR + Duration::from_millis(1)) < 1e-9);
-        assert!(account.tokens_per_minute(NOW + HOUR) < 1e-9);
-        assert_eq!(account.week(NOW + HOUR), usd(6));
-        assert_eq!(account.week(NOW + DAY * 8), MicroUsd::ZERO);
-        assert!(account.burn_rate(NOW + DAY * 8) < 1e-9);
-    }
-
-    #[test]
-    fn the_return_below_a_limit_is_known() {
-        let mut account = Account::default();
-        account.record(NOW, usd(10), 0);
-        account.record(NOW + HOUR, usd(10), 0);
-        let back = account.below(NOW + HOUR, usd(15));
-        assert_eq!(back, NOW + WEEK + Duration::from_millis(1));
-        assert!(account.week(back) < usd(15));
+    fn now() -> Timestamp {
+        Timestamp::from_secs(1_800_000_000)
     }
 
     #[test]
     fn a_record_is_small() {
         assert!(size_of::<Record>() <= 32);
+    }
+
+    #[test]
+    fn the_week_counts_one_three_and_six_days_ago_but_not_eight() {
+        let mut log = UsageLog::default();
+        for (days, dollars) in [(8, 99.0), (6, 10.0), (3, 20.0), (1, 15.0)] {
+            log.record(now() - DAY * days, &spent(dollars));
+        }
+        assert_eq!(log.figures(now()).week.cost, MicroUsd::from_usd(45.0));
+        assert_eq!(log.figures(now() + DAY * 2).week.cost, MicroUsd::from_usd(35.0));
+    }
+
+    #[test]
+    fn a_hundred_records_in_one_millisecond_all_count() {
+        let mut log = UsageLog::default();
+        for _ in 0..100 {
+            log.record(now(), &spent(0.000_001));
+        }
+        let figures = log.figures(now());
+        assert_eq!(figures.week.cost, MicroUsd::from_micros(100));
+        assert_eq!(figures.five_minutes.tokens, 10_000);
+    }
+
+    #[test]
+    fn a_block_is_five_hours_from_its_first_use_and_then_starts_afresh() {
+        let mut log = UsageLog::default();
+        log.record(now(), &spent(3.0));
+        log.record(now() + Duration::from_hours(4), &spent(2.0));
+        let block = log.figures(now() + Duration::from_hours(4));
+        assert_eq!(block.block_tally.cost, MicroUsd::from_usd(5.0));
+        let end = now() + BLOCK;
+        assert_eq!(log.figures(end).block, None);
+        assert_eq!(log.figures(end).block_tally.cost, MicroUsd::ZERO);
+        log.record(end + Duration::from_mins(7), &spent(1.5));
+        let fresh = log.figures(end + Duration::from_mins(8));
+        assert_eq!(fresh.block_tally.cost, MicroUsd::from_usd(1.5));
+        assert_eq!(fresh.block.map(|block| block.start), Some(end + Duration::from_mins(7)));
+    }
+
+    #[test]
+    fn the_provider_decides_when_week_and_block_reset() {
+        let mut log = UsageLog::default();
+        log.record(now() - DAY * 6, &spent(10.0));
+        log.record(now() - Duration::from_hours(3), &spent(4.0));
+        log.record(now(), &spent(1.0));
+        let week_reset = now() + DAY * 5;
+        log.anchor_week(now(), week_reset);
+        log.anchor_block(now(), now() + Duration::from_hours(3));
+        assert_eq!(log.figures(now()).week.cost, MicroUsd::from_usd(5.0));
+        assert_eq!(log.figures(now()).block_tally.cost, MicroUsd::from_usd(1.0));
+        assert_eq!(log.figures(week_reset).week.cost, MicroUsd::ZERO);
+        // A corrected reset brings the older record back.
+        log.anchor_week(now(), now() + DAY / 2);
+        assert_eq!(log.figures(now()).week.cost, MicroUsd::from_usd(15.0));
+        // Nonsense changes nothing.
+        log.anchor_week(now(), now() + DAY * 400);
+        log.anchor_block(now(), now() - DAY);
+        assert_eq!(log.figures(now()).week.cost, MicroUsd::from_usd(15.0));
+    }
+
+    #[test]
+    fn rates_and_forecasts() {
+        let mut log = UsageLog::default();
+        log.record(now() - Duration::from_mins(61), &spent(7.0));
+        log.record(now() - Duration::from_mins(59), &spent(2.0));
+        log.record(now() - Duration::from_mins(1), &spent(3.0));
+        let figures = log.figures(now());
+        assert_eq!(figures.hour.cost, MicroUsd::from_usd(5.0));
+        assert!((figures.tokens_per_minute() - 20.0).abs() < f64::EPSILON);
+        let hours_left = 5.0 - 61.0 / 60.0;
+        assert!((figures.projected_block_cost(now()) - (12.0 + 5.0 * hours_left)).abs() < 1e-9);
+        assert_eq!(figures.exhaustion_at(MicroUsd::from_usd(22.0), now()), Some(now() + Duration::from_hours(2)));
+        assert_eq!(figures.exhaustion_at(MicroUsd::from_usd(12.0), now()), Some(now()));
+        assert_eq!(Figures::default().exhaustion_at(MicroUsd::from_usd(1.0), now()), None);
+    }
+
+    #[test]
+    fn knows_when_the_week_falls_below_a_limit() {
+        let mut log = UsageLog::default();
+        for days in [5, 4, 3] {
+            log.record(now() - DAY * days, &spent(10.0));
+        }
+        assert_eq!(log.week_below_at(now(), MicroUsd::from_usd(31.0)), None);
+        assert_eq!(log.week_below_at(now(), MicroUsd::from_usd(30.0)), Some(now() + DAY * 2));
+        assert_eq!(log.week_below_at(now(), MicroUsd::from_usd(15.0)), Some(now() + DAY * 3));
+        log.anchor_week(now(), now() + DAY);
+        assert_eq!(log.week_below_at(now(), MicroUsd::from_usd(15.0)), Some(now() + DAY));
+    }
+
+    #[test]
+    fn a_clock_set_back_loses_nothing() {
+        let mut log = UsageLog::default();
+        log.record(now(), &spent(1.0));
+        log.record(now() - DAY, &spent(2.0));
+        assert_eq!(log.figures(now()).week.cost, MicroUsd::from_usd(3.0));
+        assert_eq!(log.figures(now()).block_tally.cost, MicroUsd::from_usd(3.0));
     }
 }

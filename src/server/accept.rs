@@ -43,8 +43,9 @@ pub(super) struct Acceptor {
 impl Acceptor {
     /// Accepts until `drain` is cancelled; the listener is closed then.
     pub(super) async fn run(self, listener: TcpListener) {
+        let mut full = false;
         // Connections beyond the limit wait in the kernel's queue.
-        while let Some(permit) = self.unless_draining(self.permit()).await
+        while let Some(permit) = self.unless_draining(self.permit(&mut full)).await
             && let Some(accepted) = self.unless_draining(listener.accept()).await
         {
             match accepted {
@@ -63,8 +64,11 @@ impl Acceptor {
         self.drain.run_until_cancelled(future).await
     }
 
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        if self.permits.available_permits() == 0 {
+    /// The right to one more connection. `full` is whether there was none the last time, so that it is said once.
+    async fn permit(&self, full: &mut bool) -> Option<OwnedSemaphorePermit> {
+        if self.permits.available_permits() > 0 {
+            *full = false;
+        } else if !std::mem::replace(full, true) {
             tracing::warn!("all connections are taken; further clients wait");
         }
         // Fails only if the semaphore were closed, which nobody does.

@@ -128,8 +128,8 @@ fn names(parts: &Parts) -> impl Iterator<Item = &str> {
 /// Whether `name`, with or without port, is this machine's own in every browser's eyes.
 fn is_local(name: &str) -> bool {
     let Ok(authority) = name.parse::<Authority>() else { return false };
-    // A user name has no place in a host, whatever a parser makes of it.
-    if name.contains('@') {
+    // A user's name has no business here; what stands before an @ is only there to confuse.
+    if authority.as_str().contains('@') {
         return false;
     }
     let host = authority.host();

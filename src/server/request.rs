@@ -36,7 +36,7 @@ pub(super) async fn handle(
     let path = parts.uri.path();
     let span = tracing::info_span!(
         "request", %id, method = %parts.method, path = path.get(..128).unwrap_or(path), %peer,
-        client = tracing::field::Empty, subscription = tracing::field::Empty,
+        client = tracing::field::Empty, subscription = tracing::field::Empty, code = tracing::field::Empty,
     );
     let mut exchange = Exchange::new(span.clone(), activity.begin());
     let found = shared.routes.find(path);
@@ -44,7 +44,9 @@ pub(super) async fn handle(
     let cors = Cors::of(&settings, &parts.headers);
 
     let answer = answer(&shared, &settings, peer, &parts, body, found, &cors, &id);
-    let reply = AssertUnwindSafe(answer).catch_unwind().instrument(span).await.unwrap_or_else(|_| {
+    let outcome = AssertUnwindSafe(answer).catch_unwind().instrument(span.clone()).await;
+    let reply = outcome.unwrap_or_else(|_| {
+        let _entered = span.enter();
         tracing::error!("a request's handler panicked; the panic's own message is on standard error");
         api::deny(parts.uri.path(), Denial::Internal)
     });
@@ -83,6 +85,7 @@ async fn answer(
         Ok(Admitted::Serve(found, client)) => {
             tracing::Span::current().record("client", &*client.name);
             let caller = Caller {
+                is_operator: client.admin || is_local_peer(peer, parts),
                 client: client.name,
                 models: client.models,
                 request_id: Arc::clone(id),
@@ -151,11 +154,16 @@ fn operator(settings: &Settings, peer: SocketAddr, parts: &Parts, cors: &Cors) -
     if client.as_ref().is_ok_and(|client| client.admin) {
         return client;
     }
-    if peer.ip().to_canonical().is_loopback() && !origin::is_forwarded(&parts.headers) {
+    if is_local_peer(peer, parts) {
         origin::check_local(parts, cors)?;
         return Ok(client.unwrap_or_else(|_| Client::anonymous()));
     }
     client.and(Err(Denial::AdminOnly))
+}
+
+/// Whether the request comes from this machine itself, as far as can be told.
+fn is_local_peer(peer: SocketAddr, parts: &Parts) -> bool {
+    peer.ip().to_canonical().is_loopback() && !origin::is_forwarded(&parts.headers)
 }
 
 async fn serve(
@@ -170,7 +178,7 @@ async fn serve(
     Ok(match found.route {
         Route::Chat => {
             let body = body::read(body, &parts.headers, settings).await?;
-            openai::chat::create(gateway, caller, &body).await
+            openai::chat::create(gateway, caller, body).await
         }
         Route::Models => openai::models::list(&gateway.catalog(), caller),
         Route::Model => openai::models::show(&gateway.catalog(), caller, &found.name.unwrap_or_default()),

@@ -6,13 +6,19 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::{StatusCode, header};
+use http::StatusCode;
+use http::header::{self, HeaderName};
 use serde_json::{Value, json};
 
 use crate::api::{Denial, Invalid, InvalidKind, Reply};
 use crate::conversation::LimitReport;
 use crate::gateway::{Failure, FailureKind, GatewayError, RefusalReason};
 use crate::runtime::clock;
+
+/// Read by OpenAI's own clients.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// The longest `Retry-After` that they respect.
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
 /// An error for the client.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -147,10 +153,15 @@ impl Error {
 impl From<Error> for Reply {
     fn from(error: Error) -> Self {
         let (status, _, code) = error.cause.row();
+        tracing::Span::current().record("code", code);
         tracing::debug!(status = status.as_u16(), code, message = %error.message, "refused");
         let mut reply = Self::json(status, &error.body());
         if let Some(seconds) = error.retry_seconds() {
             reply = reply.with_header(header::RETRY_AFTER, &seconds.to_string());
+        }
+        // OpenAI's clients come again within seconds where they are told to wait for longer than a minute, unless told not to.
+        if error.retry_after.is_some_and(|after| after > LONGEST_RETRY) {
+            reply = reply.with_header(SHOULD_RETRY, "false");
         }
         if let Some(allow) = error.allow {
             reply = reply.with_header(header::ALLOW, allow);
@@ -329,11 +340,13 @@ mod tests {
             }));
             assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(reply.headers[header::RETRY_AFTER], expected);
+            assert_eq!(reply.headers.contains_key(SHOULD_RETRY), millis > 60_000);
         };
         check(0, "1");
         check(1000, "1");
         check(1001, "2");
         check(59_999, "60");
+        check(7_200_000, "7200");
     }
 
     #[test]

@@ -77,6 +77,7 @@ mod tests {
             client: "test".into(),
             models: models.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
             request_id: "r".into(),
+            is_operator: false,
             session_header: None,
         }
     }

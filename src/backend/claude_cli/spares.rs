@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,7 +64,11 @@ pub(super) struct Spares(Arc<Shared>);
 struct Shared {
     settings: SpareSettings,
     tasks: Tasks,
+    /// Places for processes.
     permits: Arc<Semaphore>,
+    /// Starts at the same time. A start keeps a core busy for half a second: more of them than cores only make each
+    /// other, and the answers that run, slower.
+    starts: Arc<Semaphore>,
     state: Mutex<State>,
     /// Tells the maker that there may be something to do.
     wake: Notify,
@@ -93,6 +98,14 @@ struct Demand {
     not_before: Option<Instant>,
 }
 
+/// See [`Spares::obtain`].
+#[derive(Debug)]
+pub(super) struct Obtained {
+    pub process: Process,
+    /// Held by a process that was started for the request, until it has said its first word; `None` for a spare.
+    pub start: Option<OwnedSemaphorePermit>,
+}
+
 /// Why no process could be had.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
@@ -116,6 +129,7 @@ impl Spares {
             settings,
             tasks: tasks.clone(),
             permits: Arc::new(Semaphore::new(settings.max_processes)),
+            starts: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
             state: Mutex::default(),
             wake: Notify::new(),
         }));
@@ -123,15 +137,28 @@ impl Spares {
         spares
     }
 
-    /// A ready process of the kind `launch`, if there is one. Either way the kind is in demand from now on.
-    pub(super) fn take(&self, launch: &Arc<Launch>) -> Option<Process> {
-        let mut state = self.state();
-        state.note_demand(launch);
-        let mut taken = None;
-        state.ready.retain(|spare| !spare.process.has_ended());
-        if let Some(position) = state.ready.iter().position(|spare| spare.launch == *launch) {
-            taken = state.ready.remove(position).map(|spare| spare.process);
+    /// A process for a request: a spare of the kind `launch`, or else a new one. The kind is in demand from now on.
+    ///
+    /// `fresh`: whether it must be a new one.
+    pub(super) async fn obtain(&self, launch: &Arc<Launch>, fresh: bool) -> Result<Obtained, StartError> {
+        self.want(launch);
+        if !fresh && let Some(process) = self.take(launch) {
+            return Ok(Obtained { process, start: None });
         }
+        let start = Arc::clone(&self.0.starts).acquire_owned().await.map_err(|_| StartError::Closed)?;
+        // Meanwhile a spare may have become ready.
+        if !fresh && let Some(process) = self.take(launch) {
+            return Ok(Obtained { process, start: None });
+        }
+        let process = self.start(launch).await?;
+        Ok(Obtained { process, start: Some(start) })
+    }
+
+    fn take(&self, launch: &Arc<Launch>) -> Option<Process> {
+        let mut state = self.state();
+        state.ready.retain(|spare| !spare.process.has_ended());
+        let position = state.ready.iter().position(|spare| spare.launch == *launch)?;
+        let taken = state.ready.remove(position).map(|spare| spare.process);
         drop(state);
         self.0.wake.notify_one();
         taken
@@ -143,8 +170,7 @@ impl Spares {
         self.0.wake.notify_one();
     }
 
-    /// Starts a process for a request that found no spare. Spares give way to it; when every place is taken by
-    /// running answers it waits for one to end.
+    /// Starts a process. Spares give way to it; when every place is taken by running answers it waits for one to end.
     pub(super) async fn start(&self, launch: &Launch) -> Result<Process, StartError> {
         let permits = &self.0.permits;
         let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
@@ -173,6 +199,7 @@ impl Spares {
         };
         drop(ready);
         self.0.permits.close();
+        self.0.starts.close();
         self.0.wake.notify_one();
     }
 
@@ -244,7 +271,10 @@ impl State {
 async fn make(spares: Spares) {
     loop {
         while let Some((launch, permit)) = spares.next_to_make() {
-            match make_one(&spares, &launch, permit).await {
+            let Ok(start) = Arc::clone(&spares.0.starts).acquire_owned().await else { return };
+            let made = make_one(&spares, &launch, permit).await;
+            drop(start);
+            match made {
                 Ok(process) => {
                     debug!(pid = process.id(), "a spare is ready");
                     spares.put(launch, process);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
@@ -18,12 +19,18 @@ use super::classify::{Evidence, classify};
 use super::input;
 use super::output::{self, Line, StreamEvent, TurnResult};
 use super::process::{Launch, Process, ReadError};
-use super::spares::Spares;
+use super::spares::{Obtained, Spares};
 use crate::backend::{EventStream, Failure, FailureKind};
 use crate::conversation::{Event, LimitStatus, Model, Request, Role, StopReason, Usage};
 
 /// How long after the answer the CLI may take to say what it cost.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a process that starts may keep others from starting.
+const START_LIMIT: Duration = Duration::from_secs(5);
+
+/// The timer that only ends that.
+const START: &str = "start";
 
 /// How long a request may take.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +80,8 @@ pub(super) fn run(job: Job, spares: Spares, timers: Timers) -> EventStream {
         chunk: 0,
         lines_seen: 0,
         cold: false,
+        starting: None,
+        start_by: now,
         queue: VecDeque::new(),
         usage: Usage::default(),
         stop: None,
@@ -107,8 +116,11 @@ struct Turn {
     chunk: usize,
     /// Lines read from the current process.
     lines_seen: u64,
-    /// Whether the process was started for this request.
+    /// Whether the process was started for this request, or the next one must be.
     cold: bool,
+    /// Keeps others from starting until our process is up.
+    starting: Option<OwnedSemaphorePermit>,
+    start_by: Instant,
     queue: VecDeque<Event>,
     usage: Usage,
     stop: Option<StopReason>,
@@ -144,15 +156,15 @@ impl Turn {
 
     /// Gets a process and writes the first chunk.
     async fn start(&mut self) -> Result<(), Failure> {
-        let spare = if self.cold { None } else { self.spares.take(&self.job.launch) };
-        self.cold = spare.is_none();
-        let process = match spare {
-            Some(process) => process,
-            None => match timeout_at(self.first_event_by, self.spares.start(&self.job.launch)).await {
-                Ok(started) => started.map_err(|error| Failure::new(FailureKind::Spawn, error.to_string()))?,
-                Err(_) => return Err(timed_out("first event")),
-            },
+        let Ok(obtained) = timeout_at(self.first_event_by, self.spares.obtain(&self.job.launch, self.cold)).await
+        else {
+            return Err(timed_out("first event"));
         };
+        let Obtained { process, start } =
+            obtained.map_err(|error| Failure::new(FailureKind::Spawn, error.to_string()))?;
+        self.cold = start.is_some();
+        self.starting = start;
+        self.start_by = Instant::now() + START_LIMIT;
         debug!(pid = process.id(), cold = self.cold, "a process takes a request");
         self.process = Some(process);
         self.chunk = 0;
@@ -180,6 +192,10 @@ impl Turn {
         let line = match timeout_at(deadline, process.read_line()).await {
             Ok(Ok(line)) => output::parse(line).map_err(|error| Failure::new(FailureKind::Protocol, error.to_string())),
             Ok(Err(error)) => return self.lost(&error),
+            Err(_) if timer == START => {
+                self.starting = None;
+                return Ok(());
+            }
             Err(_) if self.phase == Phase::Settling => {
                 self.settle(None);
                 return Ok(());
@@ -187,6 +203,7 @@ impl Turn {
             Err(_) => return Err(timed_out(timer)),
         };
         self.lines_seen += 1;
+        self.starting = None;
         match line {
             Ok(line) => self.handle(line).await,
             // The answer is complete: what follows it can do no harm.
@@ -335,6 +352,7 @@ impl Turn {
 
     fn end(&mut self) {
         self.process = None;
+        self.starting = None;
         self.phase = Phase::Done;
     }
 }

@@ -1,5 +1,8 @@
 //! Who may come in: client keys, web pages, the operator.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
 use auth_pool::server::Settings;
 use serde_json::json;
 
@@ -140,4 +143,45 @@ async fn with_keys_a_foreign_page_is_not_refused_but_gets_no_cors_headers() {
     let answer = fixture.ask("OPTIONS", CHAT, &preflight, b"").await;
     assert_eq!(answer.status, 204);
     assert!(answer.headers.keys().all(|name| !name.starts_with("access-control-")), "{answer:?}");
+}
+
+/// What a subscriber writes during a test.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_knows_who_asked_and_nothing_it_must_not() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+    let _guard = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+
+    let fixture = with_keys().await;
+    let body = chat(&json!({ "messages": [{ "role": "user", "content": "the launch code is 0000" }] })).to_string();
+    let ann = [("authorization", "Bearer sk-ann"), ("x-request-id", "req-1")];
+    assert_eq!(fixture.ask("POST", CHAT, &ann, body.as_bytes()).await.status, 200);
+    let wrong = [("x-api-key", "sk-guess"), ("x-request-id", "req-2")];
+    assert_eq!(fixture.ask("POST", CHAT, &wrong, body.as_bytes()).await.status, 401);
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let line = |id: &str| log.lines().find(|line| line.contains(id) && line.contains("answered")).unwrap();
+    for part in ["INFO", "POST", CHAT, "client=\"ann\"", "subscription=\"claude-a\"", "status=200"] {
+        assert!(line("req-1").contains(part), "{part} in {}", line("req-1"));
+    }
+    for part in ["status=401", "code=\"invalid_api_key\""] {
+        assert!(line("req-2").contains(part), "{part} in {}", line("req-2"));
+    }
+    for secret in ["sk-ann", "sk-guess", "launch code"] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
 }

@@ -7,6 +7,9 @@ use super::tools::{call_id, tool_name};
 use crate::api::field::{Invalid, Path, array, excerpt, object, require, string, take};
 use crate::conversation::{Block, Role, ToolResultContent, Turn};
 
+/// The most calls in one message: as many as OpenAI takes.
+const MOST_CALLS: usize = 128;
+
 /// What a list of messages says.
 #[derive(Debug, Default)]
 pub(super) struct Conversation {
@@ -153,8 +156,12 @@ fn assistant(message: &mut Map<String, Value>, at: &Path<'_>) -> Result<Vec<Bloc
     }
     if let Some(calls) = take(message, "tool_calls") {
         let list_at = at.key("tool_calls");
-        let mut ids = Vec::new();
-        for (index, call) in array(calls, &list_at)?.into_iter().enumerate() {
+        let calls = array(calls, &list_at)?;
+        if calls.len() > MOST_CALLS {
+            return Err(list_at.invalid(format_args!("may hold {MOST_CALLS} calls at most, not {}", calls.len())));
+        }
+        let mut ids = Vec::with_capacity(calls.len());
+        for (index, call) in calls.into_iter().enumerate() {
             let call_at = list_at.index(index);
             let (id, call) = tool_call(call, &call_at)?;
             if ids.contains(&id) {

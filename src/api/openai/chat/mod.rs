@@ -10,15 +10,21 @@ mod tools;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::header::{self, HeaderName};
 
-use super::error::Error;
+use super::error::{Cause, Error};
 use crate::api::{Caller, Reply};
+use crate::conversation::Catalog;
 use crate::gateway::{Answer, Call, Gateway, SessionHint};
 use crate::runtime::clock;
 
+use request::ChatRequest;
 use response::{Completion, Envelope};
+
+/// From this size on, reading a request takes milliseconds.
+const LARGE: usize = 512 << 10;
 
 /// Which subscription answered.
 const SUBSCRIPTION: HeaderName = HeaderName::from_static("x-auth-pool-subscription");
@@ -27,15 +33,15 @@ const DECISION: HeaderName = HeaderName::from_static("x-auth-pool-decision");
 
 /// Answers a chat request: at once as a whole, or as a stream of chunks. Dropping the future, or the reply's stream,
 /// cancels the work.
-pub async fn create(gateway: &dyn Gateway, caller: &Caller, body: &[u8]) -> Reply {
+pub async fn create(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Reply {
     match answer(gateway, caller, body).await {
         Ok(reply) => reply,
         Err(error) => error.into(),
     }
 }
 
-async fn answer(gateway: &dyn Gateway, caller: &Caller, body: &[u8]) -> Result<Reply, Error> {
-    let chat = request::parse(body, &gateway.catalog(), caller)?;
+async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<Reply, Error> {
+    let chat = parse(gateway.catalog(), caller.clone(), body).await?;
     let sent_session = match &chat.session {
         SessionHint::Session(id) => Some(id.to_string()),
         SessionHint::CacheKey(_) | SessionHint::None => None,
@@ -65,7 +71,19 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, body: &[u8]) -> Result<R
         let completion = Completion::collect(events, envelope.show_thinking).await?;
         Reply::json(http::StatusCode::OK, &completion.document(&envelope))
     };
+    if !caller.is_operator {
+        return Ok(reply);
+    }
     Ok(reply.with_header(SUBSCRIPTION, &subscription).with_header(DECISION, &decision_reason))
+}
+
+/// Reads a request; a large one aside from the threads that carry everybody's streams.
+async fn parse(catalog: Arc<Catalog>, caller: Caller, body: Bytes) -> Result<ChatRequest, Error> {
+    if body.len() < LARGE {
+        return request::parse(&body, &catalog, &caller);
+    }
+    let parsed = tokio::task::spawn_blocking(move || request::parse(&body, &catalog, &caller));
+    parsed.await.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "The request could not be read.")))
 }
 
 #[cfg(test)]

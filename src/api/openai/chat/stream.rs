@@ -84,6 +84,7 @@ impl Chunks {
 
     fn fail(&mut self, error: &Error) {
         self.events = None;
+        tracing::Span::current().record("code", error.cause.row().2);
         self.ready.push_back(Frame::data(error.body().to_string()));
     }
 

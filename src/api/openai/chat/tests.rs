@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use super::response::{Completion, Envelope};
 use super::stream::Chunks;
 use super::*;
-use crate::backend::{Failure, FailureKind};
 use crate::conversation::{Event, StopReason, Usage};
-use crate::gateway::GatewayError;
+use crate::gateway::{Failure, FailureKind, GatewayError};
 
 type Events = Vec<Result<Event, GatewayError>>;
 
@@ -202,4 +201,91 @@ async fn what_follows_the_end_is_not_waited_for() {
     assert_eq!(streamed.ok(), Some(3));
     let whole = tokio::time::timeout(Duration::from_secs(5), Completion::collect(late(), false)).await;
     assert!(whole.is_ok_and(|answer| answer.is_ok()));
+}
+
+mod properties {
+    use futures_util::FutureExt as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a provider may say: blocks one after the other, each in pieces.
+    fn answer() -> impl Strategy<Value = Vec<Event>> {
+        let pieces = || prop::collection::vec("[a-z\" \\\\\n é🦀]{0,3}", 0..4);
+        let block = prop_oneof![
+            pieces().prop_map(|pieces| (0, pieces)),
+            pieces().prop_map(|pieces| (1, pieces)),
+            pieces().prop_map(|pieces| (2, pieces)),
+        ];
+        prop::collection::vec(block, 0..6).prop_map(|blocks| {
+            let mut events = vec![Event::Started(Usage::default())];
+            let mut calls = 0;
+            for (kind, pieces) in blocks {
+                if kind == 2 {
+                    events.push(Event::ToolUse { index: calls, id: format!("c{calls}"), name: "f".into() });
+                    calls += 1;
+                }
+                events.extend(pieces.into_iter().map(|piece| match kind {
+                    0 => Event::Text(piece),
+                    1 => Event::Thinking(piece),
+                    _ => Event::ToolInput { index: calls - 1, json: piece },
+                }));
+            }
+            events
+        })
+    }
+
+    /// Puts a stream's chunks together as a client does.
+    fn join(frames: &[String]) -> Value {
+        let (mut text, mut thinking, mut reason) = (String::new(), String::new(), Value::Null);
+        let mut calls: Vec<Value> = Vec::new();
+        for frame in frames {
+            let Ok(chunk) = serde_json::from_str::<Value>(frame) else { continue };
+            let choice = &chunk["choices"][0];
+            let delta = &choice["delta"];
+            text += delta["content"].as_str().unwrap_or_default();
+            thinking += delta["reasoning_content"].as_str().unwrap_or_default();
+            if let Some(call) = delta.get("tool_calls").map(|calls| &calls[0]) {
+                if call["id"].is_string() {
+                    assert_eq!(call["index"], calls.len());
+                    calls.push(json!({ "id": call["id"], "name": call["function"]["name"], "arguments": "" }));
+                }
+                let known = call["index"].as_u64().and_then(|index| calls.get_mut(usize::try_from(index).ok()?));
+                let known = known.map(|known| &mut known["arguments"]);
+                let more = call["function"]["arguments"].as_str().unwrap_or_default();
+                if let Some(Value::String(arguments)) = known {
+                    arguments.push_str(more);
+                }
+            }
+            if !choice["finish_reason"].is_null() {
+                reason = choice["finish_reason"].clone();
+            }
+        }
+        json!({ "text": text, "thinking": thinking, "calls": calls, "reason": reason })
+    }
+
+    proptest! {
+        #[test]
+        fn a_stream_tells_what_a_whole_answer_tells(events in answer(), show_thinking: bool) {
+            let items: Events = events.into_iter().map(Ok).chain([finished(StopReason::EndTurn)]).collect();
+            let envelope = Envelope { show_thinking, ..envelope() };
+            let streamed = frames(envelope.clone(), items.clone(), false).now_or_never().unwrap_or_default();
+            prop_assert_eq!(streamed.last().map(String::as_str), Some("[DONE]"));
+            prop_assert!(streamed.iter().all(|frame| !frame.contains(['\n', '\r'])));
+
+            let whole = document(&envelope, items).now_or_never().unwrap_or_default();
+            let message = &whole["choices"][0]["message"];
+            let calls = message["tool_calls"].as_array().cloned().unwrap_or_default();
+            let calls: Vec<Value> = calls
+                .iter()
+                .map(|call| json!({ "id": call["id"], "name": call["function"]["name"], "arguments": call["function"]["arguments"] }))
+                .collect();
+            prop_assert_eq!(join(&streamed), json!({
+                "text": message["content"].as_str().unwrap_or_default(),
+                "thinking": message.get("reasoning_content").cloned().unwrap_or_else(|| "".into()),
+                "calls": calls,
+                "reason": whole["choices"][0]["finish_reason"],
+            }));
+        }
+    }
 }

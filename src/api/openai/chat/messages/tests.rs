@@ -224,3 +224,81 @@ fn calls_and_results_must_match() {
         "'messages[1].tool_calls[0].type' must be 'function': other kinds of calls are not supported",
     );
 }
+
+#[test]
+fn as_many_calls_as_openai_takes() {
+    let asks = |count: usize| {
+        let calls: Vec<_> = (0..count)
+            .map(|index| json!({ "id": index.to_string(), "function": { "name": "f", "arguments": "{}" } }))
+            .collect();
+        let results =
+            (0..count).map(|index| json!({ "role": "tool", "tool_call_id": index.to_string(), "content": "" }));
+        let mut messages =
+            vec![json!({ "role": "user", "content": "hi" }), json!({ "role": "assistant", "tool_calls": calls })];
+        messages.extend(results);
+        read(messages.into())
+    };
+    assert!(asks(128).is_ok());
+    assert_eq!(asks(129).err().as_deref(), Some("'messages[1].tool_calls' may hold 128 calls at most, not 129"));
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A message as some client might send it, right or wrong.
+    fn message() -> impl Strategy<Value = Value> {
+        let role = prop_oneof![
+            4 => Just("user"), 4 => Just("assistant"), 3 => Just("tool"), 1 => Just("system"), 1 => Just("developer"),
+        ];
+        let text = prop_oneof![Just(""), Just(" "), Just("a"), Just("b")];
+        let content = prop_oneof![
+            3 => text.clone().prop_map(Value::from),
+            1 => Just(Value::Null),
+            2 => prop::collection::vec(text.prop_map(|text| json!({ "type": "text", "text": text })), 0..3).prop_map(Value::from),
+        ];
+        let id = prop_oneof![Just("c1"), Just("c.1"), Just("c2")];
+        let call = id.clone().prop_map(|id| json!({ "id": id, "function": { "name": "f", "arguments": "{}" } }));
+        let calls = prop_oneof![
+            2 => Just(Value::Null),
+            1 => prop::collection::vec(call, 0..3).prop_map(Value::from),
+        ];
+        (role, content, calls, id).prop_map(|(role, content, calls, id)| {
+            json!({ "role": role, "content": content, "tool_calls": calls, "tool_call_id": id })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_taken_is_a_conversation_the_provider_takes(messages in prop::collection::vec(message(), 0..12)) {
+            let Ok((_, turns)) = read(messages.into()) else { return Ok(()) };
+            prop_assert_eq!(turns.len() % 2, 1);
+            let mut asked: Vec<String> = Vec::new();
+            for (index, turn) in turns.iter().enumerate() {
+                prop_assert_eq!(turn.role, if index % 2 == 0 { Role::User } else { Role::Assistant });
+                prop_assert!(!turn.blocks.is_empty());
+                let is_result = |block: &&Block| matches!(block, Block::ToolResult { .. });
+                let mut answered = Vec::new();
+                for block in turn.blocks.iter().take_while(is_result) {
+                    if let Block::ToolResult { tool_use_id, .. } = block {
+                        answered.push(tool_use_id.clone());
+                    }
+                }
+                // Results come first, each call has one, and there are no others.
+                prop_assert_eq!(turn.blocks.iter().filter(is_result).count(), answered.len());
+                answered.sort();
+                asked.sort();
+                prop_assert_eq!(&answered, &asked);
+                asked.clear();
+                for block in &turn.blocks {
+                    match block {
+                        Block::Text(text) => prop_assert!(!text.trim().is_empty()),
+                        Block::ToolUse { id, .. } => asked.push(id.clone()),
+                        Block::ToolResult { .. } | Block::Image(_) => {}
+                    }
+                }
+            }
+        }
+    }
+}

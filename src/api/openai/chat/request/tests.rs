@@ -17,6 +17,7 @@ fn read_with(extra: Value, header: Option<&[u8]>) -> Result<ChatRequest, Error> 
         client: "test".into(),
         models: None,
         request_id: "r".into(),
+        is_operator: false,
         session_header: header.map(<[u8]>::to_vec),
     };
     parse(&body(extra), &catalog, &caller)
@@ -167,6 +168,7 @@ fn a_key_with_a_list_may_use_only_its_models() {
             client: "test".into(),
             models: Some(models.iter().map(|name| (*name).to_owned()).collect()),
             request_id: "r".into(),
+            is_operator: false,
             session_header: None,
         };
         parse(&body(json!({})), &catalog, &caller).map(|_| ()).map_err(|error| error.cause)

@@ -1,0 +1,346 @@
+//! A request comes in: who serves it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::units::{MicroUsd, Timestamp};
+
+use super::command::{Ask, Effect, Grant, LeaseId, Priority, Refusal, RefusalReason, Strategy};
+use super::explain::{CAUSES, Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason};
+use super::lease::Lease;
+use super::select::{Need, Place};
+use super::session::{Age, Ages, Kind, Session, SessionId, SessionRef};
+use super::subscription::{STICKY_SHARE, Subscription};
+use super::{Pool, Settings};
+
+/// Candidates that a decision of a large pool shows.
+const CANDIDATES_SHOWN: usize = 8;
+/// In a pool up to this size a decision shows every member.
+const SMALL_POOL: usize = 16;
+/// Sessions that are forgotten on the way of one request. More than one, so that they cannot pile up.
+const FORGOTTEN_A_REQUEST: usize = 4;
+
+/// A subscription for a new session.
+struct Pick {
+    at: u32,
+    /// Whether an idle session has to give up its slot there.
+    gives_way: bool,
+}
+
+impl Pool {
+    /// Finds a subscription for a request and reserves what it is estimated to cost.
+    pub fn acquire(&mut self, now: Timestamp, ask: &Ask<'_>) -> Result<Grant, Refusal> {
+        self.advance(now);
+        self.forget_stale(now, FORGOTTEN_A_REQUEST);
+        let id = SessionId::of(&ask.session);
+        let kind = Kind::of(&ask.session);
+        match self.live_session(id, now) {
+            Some((at, session)) => self.continue_session(now, ask, at, session),
+            None => self.begin_session(now, ask, id, kind),
+        }
+    }
+
+    /// The session with this id, unless it is stale: then it is forgotten here, ahead of its turn.
+    fn live_session(&mut self, id: SessionId, now: Timestamp) -> Option<(SessionRef, Session)> {
+        let at = self.sessions.find(id)?;
+        let session = *self.sessions.get(at)?;
+        if self.settings.ages().of(&session, now) == Age::Stale {
+            self.forget(at, now);
+            return None;
+        }
+        Some((at, session))
+    }
+
+    fn begin_session(&mut self, now: Timestamp, ask: &Ask<'_>, id: SessionId, kind: Kind) -> Result<Grant, Refusal> {
+        let Some(pick) = self.pick(now, ask) else { return Err(self.refuse(now, ask)) };
+        let reason = if pick.gives_way { Reason::GaveWay } else { Reason::Best };
+        let decision = self.decide(now, ask, pick.at, reason);
+        self.make_room(now, &pick);
+        let session = self.sessions.insert(id, kind, pick.at, now);
+        self.note_choice(pick.at);
+        let lease = self.grant(now, ask, pick.at, session, kind == Kind::Fingerprint);
+        if let Some(surplus) = self.sessions.surplus_fingerprint() {
+            self.sessions.remove(surplus);
+        }
+        Ok(self.granted(lease, pick.at, decision))
+    }
+
+    fn continue_session(
+        &mut self,
+        now: Timestamp,
+        ask: &Ask<'_>,
+        at: SessionRef,
+        session: Session,
+    ) -> Result<Grant, Refusal> {
+        let home = session.subscription;
+        let soft = session.kind == Kind::Fingerprint;
+        let Some(obstacle) = self.obstacle(now, ask, home, soft) else {
+            let decision = self.decide(now, ask, home, Reason::Sticky);
+            let lease = self.grant(now, ask, home, at, soft);
+            return Ok(self.granted(lease, home, decision));
+        };
+        let Some(pick) = self.pick(now, ask) else { return Err(self.refuse(now, ask)) };
+        let stays = obstacle.cause.is_busy() || obstacle.cause == Cause::AlreadyTried;
+        let reason = if pick.at == home {
+            Reason::GaveWay
+        } else if stays {
+            Reason::Overflow(obstacle.cause)
+        } else {
+            Reason::Moved(obstacle.cause)
+        };
+        let decision = self.decide(now, ask, pick.at, reason);
+        self.make_room(now, &pick);
+        if let Reason::Moved(cause) = reason {
+            self.sessions.assign(at, pick.at, now);
+            self.pending.push(Effect::Rotation {
+                session: session.label().to_string(),
+                from: self.member(home).id(),
+                to: self.member(pick.at).id(),
+                cause: cause.to_string(),
+            });
+        }
+        // An explicit session holds a slot where it is assigned; anywhere else its request needs one of its own.
+        let own_slot = soft || stays;
+        self.note_choice(pick.at);
+        let lease = self.grant(now, ask, pick.at, at, own_slot);
+        if !stays {
+            self.refresh(home, now);
+        }
+        Ok(self.granted(lease, pick.at, decision))
+    }
+
+    /// What keeps a session's request away from the subscription that the session is assigned to.
+    fn obstacle(&self, now: Timestamp, ask: &Ask<'_>, home: u32, soft: bool) -> Option<Exclusion> {
+        let member = self.member(home);
+        let figures = member.usage.figures(now);
+        member
+            .outage(now)
+            .or_else(|| member.family_exclusion(now, ask.family))
+            .or_else(|| {
+                let spent = member.budget_spent(now, &figures, STICKY_SHARE);
+                spent.then(|| member.budget_exclusion(now, &figures, STICKY_SHARE)).flatten()
+            })
+            .or_else(|| already_tried(member, ask))
+            .or_else(|| member.reserve_exclusion(now, &figures, STICKY_SHARE))
+            .or_else(|| member.congestion(now, self.explicit_sessions(home), soft))
+    }
+
+    /// The best subscription for a request that is not bound to one.
+    fn pick(&mut self, now: Timestamp, ask: &Ask<'_>) -> Option<Pick> {
+        let need = Need::from(ask);
+        // Lots lie on a ring: beginning anywhere on it gives everybody the same chance.
+        let from = (self.strategies[0] == Strategy::Random).then(|| self.lots.draw());
+        let untried = |at: u32| already_tried(self.member(at), ask).is_none();
+        if let Some(at) = self.index.best(need, from, untried) {
+            return Some(Pick { at, gives_way: false });
+        }
+        let at = self.index.longest_idle(need, self.idle_since(now), untried)?;
+        Some(Pick { at, gives_way: true })
+    }
+
+    fn note_choice(&mut self, at: u32) {
+        let lot = self.lots.draw();
+        let granted = self.leases.granted() + 1;
+        let member = self.member_mut(at);
+        member.lot = lot;
+        member.last_chosen = granted;
+    }
+
+    fn make_room(&mut self, now: Timestamp, pick: &Pick) {
+        if pick.gives_way
+            && let Some((idle, _)) = self.sessions.longest_unused(pick.at, Kind::Explicit)
+        {
+            self.forget(idle, now);
+        }
+    }
+
+    fn grant(&mut self, now: Timestamp, ask: &Ask<'_>, at: u32, session: SessionRef, own_slot: bool) -> LeaseId {
+        let reserved = ask.estimated_cost.max(MicroUsd::ZERO);
+        let (probe, epoch) = self.member_mut(at).start(now, reserved, own_slot);
+        let lease = Lease { subscription: at, session, granted_at: now, reserved, own_slot, probe, epoch };
+        let lease = self.leases.grant(lease);
+        self.sessions.start(session, now);
+        self.member_mut(at).last_granted = self.leases.granted();
+        self.refresh(at, now);
+        lease
+    }
+
+    fn granted(&mut self, lease: LeaseId, at: u32, decision: Arc<Decision>) -> Grant {
+        self.remember(&decision);
+        Grant { lease, subscription: self.member(at).id(), decision, effects: self.take_effects() }
+    }
+
+    fn refuse(&mut self, now: Timestamp, ask: &Ask<'_>) -> Refusal {
+        let out = self.order.iter().filter_map(|&at| Some((at, self.refusal_cause(now, ask, at)?)));
+        let exclusions: Vec<(u32, Exclusion)> = out.collect();
+        let mut counts = [0_u32; CAUSES];
+        for (_, exclusion) in &exclusions {
+            counts[exclusion.cause.index()] += 1;
+        }
+        let shown = exclusions.iter().take(SMALL_POOL);
+        let candidates = shown.map(|(at, exclusion)| self.candidate(*at, Some(*exclusion))).collect();
+        let decision = Arc::new(Decision {
+            at: now,
+            session: (&ask.session).into(),
+            chosen: None,
+            reason: Reason::Refused,
+            candidates,
+            excluded: excluded_counts(&counts),
+            subscriptions: self.order.len(),
+        });
+        self.remember(&decision);
+        let (reason, retry_at) = verdict(exclusions.iter().map(|(_, exclusion)| exclusion));
+        Refusal { reason, retry_at, decision }
+    }
+
+    /// Why a subscription did not take this very request. That it was tried says more than that it is busy.
+    fn refusal_cause(&self, now: Timestamp, ask: &Ask<'_>, at: u32) -> Option<Exclusion> {
+        let exclusion = self.exclusion(now, ask, at);
+        match exclusion.filter(|exclusion| !exclusion.cause.is_busy()) {
+            Some(lasting) => Some(lasting),
+            None => already_tried(self.member(at), ask).or(exclusion),
+        }
+    }
+
+    /// Why a subscription cannot take a request that is not bound to it.
+    fn exclusion(&self, now: Timestamp, ask: &Ask<'_>, at: u32) -> Option<Exclusion> {
+        let member = self.member(at);
+        member
+            .outage(now)
+            .or_else(|| member.family_exclusion(now, ask.family))
+            .or_else(|| self.shortage(now, at, ask.priority))
+    }
+
+    /// Why a subscription cannot take a new session, apart from outages.
+    pub(super) fn shortage(&self, now: Timestamp, at: u32, priority: Priority) -> Option<Exclusion> {
+        let member = self.member(at);
+        let figures = member.usage.figures(now);
+        let share = member.new_session_share(self.settings.weekly_budget_threshold, priority);
+        member
+            .budget_exclusion(now, &figures, share)
+            .or_else(|| member.reserve_exclusion(now, &figures, share))
+            .or_else(|| {
+                let mut exclusion = member.congestion(now, self.explicit_sessions(at), true)?;
+                if exclusion.cause == Cause::SlotsFull {
+                    exclusion.until = self.slot_free_at(at);
+                }
+                Some(exclusion)
+            })
+    }
+
+    /// When a session will be idle long enough to give up its slot, unless a running request can free one earlier.
+    fn slot_free_at(&self, at: u32) -> Option<Timestamp> {
+        if self.member(at).own_slots > 0 {
+            return None;
+        }
+        let (_, session) = self.sessions.longest_unused(at, Kind::Explicit)?;
+        Some(session.last_used + self.settings.ages().idle_after)
+    }
+
+    fn decide(&self, now: Timestamp, ask: &Ask<'_>, chosen: u32, reason: Reason) -> Arc<Decision> {
+        let sticky = reason == Reason::Sticky;
+        let candidates = if sticky {
+            vec![self.candidate(chosen, None)]
+        } else if self.order.len() <= SMALL_POOL {
+            self.all_candidates(now, ask)
+        } else {
+            let first = self.index.first(ask.into(), CANDIDATES_SHOWN);
+            first.into_iter().map(|at| self.candidate(at, already_tried(self.member(at), ask))).collect()
+        };
+        Arc::new(Decision {
+            at: now,
+            session: (&ask.session).into(),
+            chosen: Some(self.member(chosen).id()),
+            reason,
+            candidates,
+            excluded: if sticky { Vec::new() } else { excluded_counts(&self.excluded) },
+            subscriptions: self.order.len(),
+        })
+    }
+
+    /// Every member, those that can serve first and best first, then the others in the order of the configuration.
+    fn all_candidates(&self, now: Timestamp, ask: &Ask<'_>) -> Vec<Candidate> {
+        let mut members: Vec<_> = self
+            .order
+            .iter()
+            .map(|&at| match self.member(at).place {
+                Some(place @ Place::Ready(_, rank)) if place.is_ready_for(ask.into()) => {
+                    (Some(rank), at, already_tried(self.member(at), ask))
+                }
+                _ => (None, at, self.refusal_cause(now, ask, at)),
+            })
+            .collect();
+        members.sort_by_key(|(rank, _, excluded)| (excluded.is_some(), *rank));
+        members.into_iter().map(|(_, at, excluded)| self.candidate(at, excluded)).collect()
+    }
+
+    fn candidate(&self, at: u32, excluded: Option<Exclusion>) -> Candidate {
+        let member = self.member(at);
+        Candidate { subscription: member.id(), score: member.health.score, breakdown: member.health, excluded }
+    }
+
+    /// Sessions last used at or before this instant are idle.
+    pub(super) fn idle_since(&self, now: Timestamp) -> Timestamp {
+        now - self.settings.ages().idle_after
+    }
+
+    pub(super) fn explicit_sessions(&self, at: u32) -> u32 {
+        self.sessions.count_at(at, Kind::Explicit)
+    }
+}
+
+impl Settings {
+    pub(super) fn ages(&self) -> Ages {
+        let idle_after = self.session_idle_after.min(self.session_stale_after);
+        Ages { idle_after: idle_after.max(Duration::from_millis(1)), stale_after: self.session_stale_after }
+    }
+}
+
+fn already_tried(member: &Subscription, ask: &Ask<'_>) -> Option<Exclusion> {
+    let tried = ask.exclude.contains(&member.settings.id);
+    tried.then(|| Exclusion::new(Cause::AlreadyTried, None, None))
+}
+
+fn excluded_counts(counts: &[u32; CAUSES]) -> Vec<ExcludedCount> {
+    let counts = Cause::ALL.into_iter().zip(counts.iter().copied());
+    counts.filter(|(_, count)| *count > 0).map(|(cause, count)| ExcludedCount { cause, count }).collect()
+}
+
+/// What to tell the client when everybody is out for these causes, and when that first changes.
+fn verdict<'a>(exclusions: impl Iterator<Item = &'a Exclusion>) -> (RefusalReason, Option<Timestamp>) {
+    let mut reason = (RefusalReason::NoneHealthy, None);
+    let mut earliest: Option<Timestamp> = None;
+    let mut at_any_moment = false;
+    for exclusion in exclusions {
+        if let Some(until) = exclusion.until {
+            earliest = Some(earliest.map_or(until, |earliest| earliest.min(until)));
+        }
+        let told = match exclusion.cause {
+            cause if cause.is_busy() => {
+                at_any_moment |= exclusion.until.is_none();
+                RefusalReason::Busy
+            }
+            Cause::ProviderLimit | Cause::FamilyLimit | Cause::Throttled => RefusalReason::ProviderLimited,
+            Cause::BudgetSpent => RefusalReason::BudgetSpent,
+            _ => continue,
+        };
+        reason = more_telling(reason, (told, exclusion.until));
+    }
+    // A request can end at any moment: nothing later is the earliest change.
+    (reason.0, earliest.filter(|_| !at_any_moment))
+}
+
+type Told = (RefusalReason, Option<Timestamp>);
+
+/// Busy before all; of limits and budgets the one that ends first.
+fn more_telling(one: Told, other: Told) -> Told {
+    let order = |told: &Told| {
+        let soonest = told.1.map_or(i64::MAX, Timestamp::as_millis);
+        match told.0 {
+            RefusalReason::Busy => (0, 0),
+            RefusalReason::ProviderLimited | RefusalReason::BudgetSpent => (1, soonest),
+            RefusalReason::NoneHealthy => (2, 0),
+        }
+    };
+    if order(&other) < order(&one) { other } else { one }
+}

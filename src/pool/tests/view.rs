@@ -1,0 +1,71 @@
+//! What the operator sees.
+
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn the_snapshot_has_every_field_of_the_original_and_no_secret() {
+    let mut world = World::new(1);
+    world.turn("my-private-session", 2.5);
+    let snapshot = serde_json::to_value(world.pool.snapshot(world.now)).unwrap();
+    let view = &snapshot["status"][0];
+    assert_eq!(view["id"], json!("s0"));
+    assert_eq!(view["email"], json!("s0@example.com"));
+    assert_eq!(view["type"], json!("claude-pro"));
+    assert_eq!(view["weeklyUsed"], json!(2.5));
+    assert_eq!(view["weeklyBudget"], json!(456.0));
+    assert_eq!(view["currentBlockCost"], json!(2.5));
+    assert_eq!(view["assignedClients"], json!(1));
+    assert_eq!(view["burnRate"], json!(2.5));
+    assert_eq!(view["status"], json!("available"));
+    assert_eq!(view["lastUsageUpdate"], json!(world.now.as_millis()));
+    assert_eq!(view["tokensPerMinute"], json!(20.0));
+    assert_eq!(view["projectedBlockCost"], json!(15.0));
+    assert_eq!(view["statusCause"]["source"], json!("account"));
+    assert_eq!(view["sessions"][0]["state"], json!("active"));
+    assert_eq!(view["breaker"], json!({ "state": "closed", "failures": 0 }));
+    assert!(view["healthScore"].is_number() && view["health"]["freshBlock"].is_number());
+    assert!(view["exhaustionAt"].is_number());
+    assert_eq!(snapshot["totals"], json!({ "subscriptions": 1, "eligible": 1, "inFlight": 0, "sessions": 1 }));
+    assert!(!snapshot.to_string().contains("my-private-session"));
+}
+
+#[test]
+fn windows_and_locks_are_shown_with_their_reset() {
+    let mut world = World::new(1);
+    let reset = world.now + HOUR;
+    world.observe("s0", &poll(Window::FiveHour, 0.42, Some(reset)));
+    world.observe("s0", &report(LimitStatus::Rejected, Some(Window::SevenDayFamily(Family::Opus)), Some(reset)));
+    let view = world.view("s0");
+    assert_eq!(view.limits.len(), 2);
+    assert_eq!((&*view.limits[0].window, view.limits[0].locked), ("five_hour", false));
+    assert_eq!((&*view.limits[1].window, view.limits[1].locked), ("seven_day_opus", true));
+    assert_eq!(view.family_limits[0].until, reset);
+}
+
+#[test]
+fn a_decision_reads_well() {
+    let mut world = World::new(2);
+    let off = SubscriptionSettings { enabled: false, ..member("s1") };
+    world.pool.apply(world.now, settings(vec![member("s0"), off]));
+    let decision = serde_json::to_value(&*world.request("secret-id").decision).unwrap();
+    assert_eq!(decision["chosen"], json!("s0"));
+    assert_eq!(decision["kind"], json!("new"));
+    assert_eq!(decision["candidates"][0]["breakdown"]["score"], json!(100.0));
+    assert_eq!(decision["candidates"][1]["excluded"]["cause"], json!("disabled"));
+    assert_eq!(decision["candidates"][1]["excluded"]["source"], json!("configuration"));
+    assert_eq!(decision["excluded"], json!([{ "cause": "disabled", "count": 1 }]));
+    assert!(!decision.to_string().contains("secret-id"));
+}
+
+#[test]
+fn health_counts_who_can_serve() {
+    let mut world = World::new(3);
+    world.observe("s0", &report(LimitStatus::Rejected, Some(Window::FiveHour), Some(world.now + HOUR)));
+    let grant = world.request("a");
+    assert_eq!(world.pool.health(world.now), PoolHealth { subscriptions: 3, eligible: 2, in_flight: 1, sessions: 1 });
+    world.finish(&grant, Outcome::Completed, 0.0);
+    world.wait(HOUR);
+    assert_eq!(world.pool.health(world.now).eligible, 3);
+}
