@@ -35,8 +35,8 @@ const BACK_OFF: Duration = Duration::from_millis(250);
 /// Decisions that `/debug/auth-pool` shows, the newest first.
 const SHOWN_DECISIONS: usize = 20;
 
-/// When to come back if subscriptions are left that a request had no attempts for.
-const SOMEBODY_ELSE: Duration = Duration::from_secs(1);
+/// When to come back if somebody may serve already, or at any moment.
+const AT_ANY_MOMENT: Duration = Duration::from_secs(1);
 
 /// The backends by subscription id.
 pub type Backends = HashMap<Arc<str>, Arc<dyn Backend>>;
@@ -161,7 +161,7 @@ impl PooledGateway {
             // Somebody else can: the next request goes there.
             Ok(_) => GatewayError::Refused {
                 reason: RefusalReason::Busy,
-                retry_after: Some(SOMEBODY_ELSE),
+                retry_after: Some(AT_ANY_MOMENT),
                 message: "the subscriptions that were tried cannot serve; others can".to_owned(),
             },
         }
@@ -322,7 +322,9 @@ fn refused(refusal: &Refusal, last: Option<Failure>) -> GatewayError {
     match last {
         Some(failure) if matches!(failure.fault(), Fault::Provider | Fault::Backend) => GatewayError::Failed(failure),
         _ => {
-            let retry_after = refusal.retry_at.map(|instant| instant.since(clock::now()));
+            let known = refusal.retry_at.map(|instant| instant.since(clock::now()));
+            // Where all are busy, an answer may end at any moment.
+            let retry_after = known.or_else(|| (refusal.reason == RefusalReason::Busy).then_some(AT_ANY_MOMENT));
             GatewayError::Refused { reason: refusal.reason, retry_after, message: message(refusal.reason).to_owned() }
         }
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::conversation::{Family, LimitReport, Usage};
 use crate::units::{MicroUsd, Timestamp};
 
-use super::Decision;
+use super::{AlertSettings, BudgetUse, CapacityLimits, Decision, Severity};
 
 /// Names one lease; never used twice in a process's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -173,6 +173,30 @@ pub enum Effect {
         /// What had kept it out.
         cause: String,
     },
+    /// Weekly use has crossed the threshold of a rule, or has come back from it.
+    UsageThreshold {
+        /// The subscription.
+        subscription: Arc<str>,
+        /// The share of the budget, 0.8 for 80 %.
+        threshold: f64,
+        /// Whether use is below it again.
+        resolved: bool,
+        /// How much is used.
+        usage: BudgetUse,
+    },
+    /// Weekly use has crossed the threshold of a quota alert, or has come back from it.
+    Quota {
+        /// The subscription.
+        subscription: Arc<str>,
+        /// How bad it is.
+        severity: Severity,
+        /// The share of the budget, 0.95 for 95 %.
+        threshold: f64,
+        /// Whether use is below it again.
+        resolved: bool,
+        /// How much is used.
+        usage: BudgetUse,
+    },
     /// A subscription's status changed by its own budget.
     StatusChanged {
         /// The subscription.
@@ -209,12 +233,14 @@ pub enum Status {
 pub struct Settings {
     /// The members, in the order of the configuration.
     pub subscriptions: Vec<SubscriptionSettings>,
-    /// Sessions a subscription takes unless it says otherwise.
+    /// Sessions a subscription takes unless it says otherwise (15).
     pub max_clients: u32,
     /// Share of the weekly budget from which on no new session is given to a subscription (0.85).
     pub weekly_budget_threshold: f64,
     /// How a subscription is chosen for a new session.
     pub selection: SelectionSettings,
+    /// Which shares of the budget are told when they are crossed.
+    pub alerts: AlertSettings,
     /// The rebalancer's rules.
     pub rebalancing: RebalanceSettings,
     /// The breaker's rules.
@@ -223,6 +249,27 @@ pub struct Settings {
     pub session_idle_after: Duration,
     /// A session without a request for this long is released (60 min).
     pub session_stale_after: Duration,
+}
+
+impl Default for Settings {
+    /// No members, and the values that each field's description names.
+    fn default() -> Self {
+        Self {
+            subscriptions: Vec::new(),
+            max_clients: 15,
+            weekly_budget_threshold: 0.85,
+            selection: SelectionSettings::default(),
+            alerts: AlertSettings::default(),
+            rebalancing: RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_micros(5_000_000), max_moves: 3 },
+            breaker: BreakerSettings {
+                failure_threshold: 5,
+                success_threshold: 2,
+                reset_after: Duration::from_mins(5),
+            },
+            session_idle_after: Duration::from_mins(5),
+            session_stale_after: Duration::from_hours(1),
+        }
+    }
 }
 
 /// One member's rules.
@@ -244,6 +291,8 @@ pub struct SubscriptionSettings {
     pub enabled: bool,
     /// How much of the owner's reserve the pool may use.
     pub priority: Priority,
+    /// What it may use in a minute and in a day.
+    pub capacity: CapacityLimits,
 }
 
 /// How much of the owner's reserve may be used: by the pool, for [`SubscriptionSettings::priority`], and by one request,

@@ -7,8 +7,10 @@
 //! What depends on time is reckoned when it is asked for: a subscription recovers without traffic and without
 //! [`Pool::tick`], which only announces it sooner and forgets old sessions.
 
+mod alerts;
 mod allocate;
 mod breaker;
+mod capacity;
 mod command;
 mod explain;
 mod health;
@@ -29,11 +31,13 @@ mod usage;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::units::Timestamp;
+use crate::units::{MicroUsd, Timestamp};
 
+pub use alerts::{AlertSettings, BudgetUse, QuotaThresholds, Severity};
+pub use capacity::CapacityLimits;
 pub use command::*;
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
@@ -67,6 +71,8 @@ pub struct Pool {
     strategies: [Strategy; STRATEGIES],
     lots: Lots,
     index: Index,
+    /// The members by what their blocks have cost.
+    blocks: BTreeSet<(MicroUsd, u32)>,
     /// How many members can take no new session, by cause.
     excluded: [u32; CAUSES],
     /// When to look at a member again because time alone will have changed it.
@@ -90,6 +96,7 @@ impl Pool {
             strategies: [Strategy::Health; STRATEGIES],
             lots: Lots::new(0),
             index: Index::default(),
+            blocks: BTreeSet::new(),
             excluded: [0; CAUSES],
             timers: BinaryHeap::new(),
             pending: Vec::new(),

@@ -106,6 +106,11 @@ class Standin:
         answer = self._http.post("script", json=rule)
         assert answer.is_success, answer.text
 
+    def limits(self, levels: Json) -> None:
+        """Sets what a bearer's answers say of its windows."""
+        answer = self._http.post("limits", json=levels)
+        assert answer.is_success, answer.text
+
     def forget_script(self) -> None:
         self._http.delete("script").raise_for_status()
 
