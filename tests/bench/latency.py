@@ -437,7 +437,7 @@ def spread(samples, figure, count=4000):
 
 
 def evaluate(samples):
-    ways = list(samples[0])
+    ways = [way for way in (PROXY, BY_HAND, COLD) if way in samples[0]]
     ratio = lambda other: spread(samples, lambda some: median(some, PROXY, "first") / median(some, other, "first"))
     added = lambda value: spread(samples, lambda some: median(some, PROXY, value) - median(some, BY_HAND, value))
     first = {way: sorted(sample[way]["first"] for sample in samples) for way in ways}

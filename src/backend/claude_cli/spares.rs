@@ -148,6 +148,8 @@ impl Spares {
     ///
     /// `fresh`: whether it must be a new one.
     pub(super) async fn obtain(&self, launch: &Arc<Launch>, fresh: bool) -> Result<Obtained, StartError> {
+        // Requests that follow do not put the refill off any longer: under constant load there must be spares too.
+        self.state().refill_at.get_or_insert_with(|| Instant::now() + REFILL_PAUSE);
         self.want(launch);
         if !fresh && let Some(process) = self.take(launch) {
             return Ok(Obtained { process, start: None });
