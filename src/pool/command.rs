@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::conversation::{Family, LimitReport, Usage};
 use crate::units::{MicroUsd, Timestamp};
 
-use super::{AlertSettings, BudgetUse, CapacityLimits, Decision, Severity};
+use super::{CapacityLimits, Decision};
 
 /// Names one lease; never used twice in a process's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -173,30 +173,6 @@ pub enum Effect {
         /// What had kept it out.
         cause: String,
     },
-    /// Weekly use has crossed the threshold of a rule, or has come back from it.
-    UsageThreshold {
-        /// The subscription.
-        subscription: Arc<str>,
-        /// The share of the budget, 0.8 for 80 %.
-        threshold: f64,
-        /// Whether use is below it again.
-        resolved: bool,
-        /// How much is used.
-        usage: BudgetUse,
-    },
-    /// Weekly use has crossed the threshold of a quota alert, or has come back from it.
-    Quota {
-        /// The subscription.
-        subscription: Arc<str>,
-        /// How bad it is.
-        severity: Severity,
-        /// The share of the budget, 0.95 for 95 %.
-        threshold: f64,
-        /// Whether use is below it again.
-        resolved: bool,
-        /// How much is used.
-        usage: BudgetUse,
-    },
     /// A subscription's status changed by its own budget.
     StatusChanged {
         /// The subscription.
@@ -233,14 +209,12 @@ pub enum Status {
 pub struct Settings {
     /// The members, in the order of the configuration.
     pub subscriptions: Vec<SubscriptionSettings>,
-    /// Sessions a subscription takes unless it says otherwise (15).
+    /// Sessions a subscription takes unless it says otherwise.
     pub max_clients: u32,
     /// Share of the weekly budget from which on no new session is given to a subscription (0.85).
     pub weekly_budget_threshold: f64,
     /// How a subscription is chosen for a new session.
     pub selection: SelectionSettings,
-    /// Which shares of the budget are told when they are crossed.
-    pub alerts: AlertSettings,
     /// The rebalancer's rules.
     pub rebalancing: RebalanceSettings,
     /// The breaker's rules.
@@ -259,7 +233,6 @@ impl Default for Settings {
             max_clients: 15,
             weekly_budget_threshold: 0.85,
             selection: SelectionSettings::default(),
-            alerts: AlertSettings::default(),
             rebalancing: RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_micros(5_000_000), max_moves: 3 },
             breaker: BreakerSettings {
                 failure_threshold: 5,

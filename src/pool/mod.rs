@@ -7,7 +7,6 @@
 //! What depends on time is reckoned when it is asked for: a subscription recovers without traffic and without
 //! [`Pool::tick`], which only announces it sooner and forgets old sessions.
 
-mod alerts;
 mod allocate;
 mod breaker;
 mod capacity;
@@ -36,13 +35,13 @@ use std::sync::Arc;
 
 use crate::units::{MicroUsd, Timestamp};
 
-pub use alerts::{AlertSettings, BudgetUse, QuotaThresholds, Severity};
 pub use capacity::CapacityLimits;
 pub use command::*;
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
 pub use snapshot::{
-    BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, WindowView,
+    BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, UsageView,
+    WindowView,
 };
 
 use explain::CAUSES;

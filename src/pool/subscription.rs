@@ -8,7 +8,6 @@ use std::sync::Arc;
 use crate::conversation::{Family, LimitReport, LimitStatus, Window};
 use crate::units::{MicroUsd, Timestamp};
 
-use super::alerts::Level;
 use super::breaker::{Breaker, BreakerChange};
 use super::capacity::Starts;
 use super::command::{BreakerSettings, Effect, Outcome, Priority, Spent, Status, SubscriptionSettings};
@@ -74,8 +73,6 @@ pub(super) struct Subscription {
     /// Available, approaching or limited by its budget, as last announced, and since when.
     pub(super) level: Status,
     pub(super) level_since: Timestamp,
-    /// Thresholds that were told to be crossed.
-    pub(super) told: Vec<Level>,
     /// What the block had cost when anything last changed.
     pub(super) block_cost: MicroUsd,
     /// The score when anything last changed.
@@ -141,7 +138,6 @@ impl Subscription {
             last_usage: None,
             level: Status::Available,
             level_since: now,
-            told: Vec::new(),
             block_cost: MicroUsd::ZERO,
             health: HealthBreakdown::default(),
             place: None,

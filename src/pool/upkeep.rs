@@ -53,9 +53,7 @@ impl Pool {
         }
         self.order = order;
         for index in 0..self.order.len() {
-            let at = self.order[index];
-            self.subscriptions[at as usize].forget_crossings(&self.settings.alerts);
-            self.refresh(at, now);
+            self.refresh(self.order[index], now);
         }
         self.take_effects()
     }
@@ -179,7 +177,6 @@ impl Pool {
         member.advance(now, &mut self.pending);
         let figures = member.usage.figures(now);
         member.announce_level(now, &figures, &mut self.pending);
-        member.announce_crossings(now, &figures, &self.settings.alerts, &mut self.pending);
         member.health = member.health_at(now, &figures, member.clients(sessions));
         let block_cost = figures.block_tally.cost;
         if member.block_cost != block_cost {

@@ -1,7 +1,5 @@
 //! The pool as a whole: its rules, each with its number, and what holds under any sequence of commands.
 
-
-mod alerts;
 mod capacity;
 mod failure;
 mod limits;
@@ -102,7 +100,16 @@ impl World {
 }
 
 fn settings(subscriptions: Vec<SubscriptionSettings>) -> Settings {
-    Settings { subscriptions, ..Settings::default() }
+    Settings {
+        subscriptions,
+        max_clients: 15,
+        weekly_budget_threshold: 0.85,
+        selection: SelectionSettings::default(),
+        rebalancing: RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_usd(5.0), max_moves: 3 },
+        breaker: BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: MINUTE * 5 },
+        session_idle_after: MINUTE * 5,
+        session_stale_after: MINUTE * 60,
+    }
 }
 
 fn member(id: &str) -> SubscriptionSettings {
