@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::{Notify, Semaphore, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -30,6 +30,11 @@ const WARM_UP_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long the maker leaves a kind of process alone after one of it would not start.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// How long the maker leaves the machine to a request that has just got its process. A start keeps a core busy for half
+/// a second; at the same moment it would double the time that the request needs until it is with the provider. Afterwards
+/// the request waits for the network.
+const REFILL_PAUSE: Duration = Duration::from_millis(250);
 
 /// How often the maker looks for spares that nobody has needed for long.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
@@ -86,6 +91,8 @@ struct State {
     ready: VecDeque<Spare>,
     /// Kinds in demand, the most recently used first.
     demand: VecDeque<Demand>,
+    /// Before this no process is made; set by the first request since the last one was.
+    refill_at: Option<Instant>,
     started: u64,
     max_spares: usize,
     closed: bool,
@@ -153,6 +160,8 @@ impl Spares {
     ///
     /// `fresh`: whether it must be a new one.
     pub(super) async fn obtain(&self, launch: &Arc<Launch>, fresh: bool) -> Result<Obtained, StartError> {
+        // Requests that follow do not put the refill off any longer: under constant load there must be spares too.
+        self.state().refill_at.get_or_insert_with(|| Instant::now() + REFILL_PAUSE);
         self.want(launch);
         if !fresh && let Some(process) = self.take(launch) {
             return Ok(Obtained { process, start: None });
@@ -267,9 +276,10 @@ impl Spares {
         let settings = &self.0.settings;
         let now = Instant::now();
         let mut state = self.state();
-        if state.closed {
+        if state.closed || state.refill_at.is_some_and(|instant| instant > now) {
             return None;
         }
+        state.refill_at = None;
         state.sweep();
         let State { ready, demand, max_spares, .. } = &mut *state;
         // The kind used last keeps its spare however long ago that was.
@@ -348,11 +358,15 @@ async fn make(spares: Spares) {
                 }
             }
         }
-        if spares.state().closed {
-            return;
-        }
-        // A timeout is as good as a wake-up: then old spares are swept.
-        let _ = timeout(SWEEP_INTERVAL, spares.0.wake.notified()).await;
+        let next_look = {
+            let state = spares.state();
+            if state.closed {
+                return;
+            }
+            state.refill_at.unwrap_or_else(|| Instant::now() + SWEEP_INTERVAL)
+        };
+        // A timeout is as good as a wake-up: then it is time for a refill, or old spares are swept.
+        let _ = timeout_at(next_look, spares.0.wake.notified()).await;
     }
 }
 
