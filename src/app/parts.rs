@@ -11,9 +11,10 @@ use crate::backend::claude_cli::{ClaudeCli, ClaudeCliBackend, CliFacts, Profile,
 use crate::config::{self, Config, Env, Source};
 use crate::conversation::Catalog;
 use crate::gateway::Backends;
-use crate::pool::{self, Pool, SelectionSettings, SubscriptionSettings};
+use crate::pool::{self, CapacityLimits, Pool, SelectionSettings, SubscriptionSettings};
 use crate::runtime::clock;
 use crate::server;
+use crate::units::MicroUsd;
 
 /// What aliases mean if the CLI cannot be asked.
 const FALLBACK_ALIASES: [(&str, &str); 3] =
@@ -140,7 +141,7 @@ pub(super) fn pool_settings(config: &Config) -> pool::Settings {
     let rebalancing = &config.rebalancing;
     let breaker = &config.circuit_breaker;
     pool::Settings {
-        subscriptions: config.subscriptions.iter().map(subscription).collect(),
+        subscriptions: config.subscriptions.iter().map(|member| subscription(config, member)).collect(),
         max_clients: config.max_clients_per_subscription,
         weekly_budget_threshold: config.weekly_budget_threshold,
         selection: selection(config),
@@ -177,7 +178,20 @@ fn selection(config: &Config) -> SelectionSettings {
     }
 }
 
-fn subscription(subscription: &config::Subscription) -> SubscriptionSettings {
+/// The capacity of the tier that a subscription names.
+fn capacity(config: &Config, subscription: &config::Subscription) -> CapacityLimits {
+    let tier = subscription.tier.as_ref().and_then(|tier| config.rate_limits.get(tier));
+    let Some(tier) = tier.filter(|_| config.capacity_tracking.enabled) else { return CapacityLimits::default() };
+    CapacityLimits {
+        requests_per_minute: tier.requests_per_minute,
+        tokens_per_minute: tier.tokens_per_minute,
+        input_tokens_per_minute: tier.input_tokens_per_minute,
+        tokens_per_day: tier.tokens_per_day,
+        cost_per_day: tier.cost_per_day.map(MicroUsd::from_usd),
+    }
+}
+
+fn subscription(config: &Config, subscription: &config::Subscription) -> SubscriptionSettings {
     SubscriptionSettings {
         id: subscription.id.as_str().into(),
         email: subscription.email.as_deref().map(Into::into),
@@ -191,6 +205,7 @@ fn subscription(subscription: &config::Subscription) -> SubscriptionSettings {
             config::Priority::Normal => pool::Priority::Normal,
             config::Priority::High => pool::Priority::High,
         },
+        capacity: capacity(config, subscription),
     }
 }
 

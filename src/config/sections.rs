@@ -91,7 +91,7 @@ pub struct QuotaChannels {
     pub slack: bool,
     /// The webhook of `notifications`.
     pub webhook: bool,
-    /// Mail.
+    /// Mail. Refused when it is on: nothing here sends mail.
     pub email: bool,
 }
 

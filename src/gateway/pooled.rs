@@ -41,6 +41,9 @@ const AT_ANY_MOMENT: Duration = Duration::from_secs(1);
 /// The backends by subscription id.
 pub type Backends = HashMap<Arc<str>, Arc<dyn Backend>>;
 
+/// Says something for the operator's view.
+type DebugPart = Arc<dyn Fn() -> Value + Send + Sync>;
+
 /// Serves requests from the pool.
 #[derive(Clone)]
 pub struct PooledGateway(Arc<Shared>);
@@ -57,6 +60,8 @@ struct Shared {
     kill: CancellationToken,
     /// What is wrong with the configuration file since it was last changed.
     config_problems: ArcSwapOption<Value>,
+    /// Other rooms' parts of the operator's view.
+    debug_parts: ArcSwap<Vec<(&'static str, DebugPart)>>,
     tasks: Tasks,
 }
 
@@ -80,6 +85,7 @@ impl PooledGateway {
             draining: AtomicBool::new(false),
             kill: CancellationToken::new(),
             config_problems: ArcSwapOption::empty(),
+            debug_parts: ArcSwap::default(),
             tasks,
         }))
     }
@@ -104,6 +110,15 @@ impl PooledGateway {
     /// Tells the operator what is wrong with a changed configuration that was not taken over; `None` when all is well.
     pub fn set_config_problems(&self, problems: Option<Value>) {
         self.0.config_problems.store(problems.map(Arc::new));
+    }
+
+    /// Adds what `part` says, each time it is asked, to the operator's view under `name`. It must hold no secret.
+    pub fn show_in_debug(&self, name: &'static str, part: impl Fn() -> Value + Send + Sync + 'static) {
+        let part: DebugPart = Arc::new(part);
+        self.0.debug_parts.rcu(|parts| {
+            let others = parts.iter().filter(|(known, _)| *known != name).cloned();
+            others.chain([(name, Arc::clone(&part))]).collect::<Vec<_>>()
+        });
     }
 
     /// Whether [`Self::drain`] was called.
@@ -279,6 +294,9 @@ impl Gateway for PooledGateway {
             fields.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
             fields.insert("processes".to_owned(), json!(self.0.claude.counts()));
             fields.insert("configProblems".to_owned(), json!(self.0.config_problems.load().as_deref()));
+            for (name, part) in self.0.debug_parts.load().iter() {
+                fields.insert((*name).to_owned(), part());
+            }
         }
         debug
     }

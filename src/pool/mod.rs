@@ -9,6 +9,7 @@
 
 mod allocate;
 mod breaker;
+mod capacity;
 mod command;
 mod explain;
 mod health;
@@ -29,16 +30,18 @@ mod usage;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::units::Timestamp;
+use crate::units::{MicroUsd, Timestamp};
 
+pub use capacity::CapacityLimits;
 pub use command::*;
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
 pub use snapshot::{
-    BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, WindowView,
+    BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, UsageView,
+    WindowView,
 };
 
 use explain::CAUSES;
@@ -67,6 +70,8 @@ pub struct Pool {
     strategies: [Strategy; STRATEGIES],
     lots: Lots,
     index: Index,
+    /// The members by what their blocks have cost.
+    blocks: BTreeSet<(MicroUsd, u32)>,
     /// How many members can take no new session, by cause.
     excluded: [u32; CAUSES],
     /// When to look at a member again because time alone will have changed it.
@@ -90,6 +95,7 @@ impl Pool {
             strategies: [Strategy::Health; STRATEGIES],
             lots: Lots::new(0),
             index: Index::default(),
+            blocks: BTreeSet::new(),
             excluded: [0; CAUSES],
             timers: BinaryHeap::new(),
             pending: Vec::new(),

@@ -9,6 +9,7 @@ use crate::conversation::{Family, LimitReport, LimitStatus, Window};
 use crate::units::{MicroUsd, Timestamp};
 
 use super::breaker::{Breaker, BreakerChange};
+use super::capacity::Starts;
 use super::command::{BreakerSettings, Effect, Outcome, Priority, Spent, Status, SubscriptionSettings};
 use super::explain::{Cause, Exclusion, Source};
 use super::health::{HealthBreakdown, HealthInputs, block_percent};
@@ -57,6 +58,9 @@ pub(super) struct Subscription {
     pub(super) own_slots: u32,
     /// Estimated cost of what is in flight.
     pub(super) reserved: MicroUsd,
+    /// Estimated tokens of what is in flight.
+    pub(super) reserved_tokens: u64,
+    pub(super) starts: Starts,
     /// When it was last granted, counted in grants.
     pub(super) last_granted: u64,
     /// When it was last granted to a request that could have gone elsewhere.
@@ -69,6 +73,8 @@ pub(super) struct Subscription {
     /// Available, approaching or limited by its budget, as last announced, and since when.
     pub(super) level: Status,
     pub(super) level_since: Timestamp,
+    /// What the block had cost when anything last changed.
+    pub(super) block_cost: MicroUsd,
     /// The score when anything last changed.
     pub(super) health: HealthBreakdown,
     /// Its place in the index.
@@ -123,6 +129,8 @@ impl Subscription {
             in_flight: 0,
             own_slots: 0,
             reserved: MicroUsd::ZERO,
+            reserved_tokens: 0,
+            starts: Starts::default(),
             last_granted: 0,
             last_chosen: 0,
             lot: 0,
@@ -130,6 +138,7 @@ impl Subscription {
             last_usage: None,
             level: Status::Available,
             level_since: now,
+            block_cost: MicroUsd::ZERO,
             health: HealthBreakdown::default(),
             place: None,
             counted: None,
@@ -262,13 +271,21 @@ impl Subscription {
     }
 
     /// What keeps a request away until another one ends.
-    pub(super) fn congestion(&self, now: Timestamp, sessions: u32, needs_slot: bool) -> Option<Exclusion> {
+    pub(super) fn congestion(
+        &self,
+        now: Timestamp,
+        figures: &Figures,
+        sessions: u32,
+        needs_slot: bool,
+    ) -> Option<Exclusion> {
         let cause = if matches!(self.breaker.at(now), Breaker::HalfOpen { probing: true, .. }) {
             Cause::Probing
         } else if self.ramp.is_some_and(|ramp| !ramp.admits()) {
             Cause::RampingUp
         } else if self.in_flight >= self.settings.max_concurrent {
             Cause::RequestsFull
+        } else if let Some(exclusion) = self.capacity_exclusion(now, figures) {
+            return Some(exclusion);
         } else if needs_slot && self.clients(sessions) >= self.max_clients {
             Cause::SlotsFull
         } else {
@@ -329,10 +346,12 @@ impl Subscription {
     }
 
     /// A request begins. Returns whether it probes the breaker, and the recovery it belongs to.
-    pub(super) fn start(&mut self, now: Timestamp, reserved: MicroUsd, own_slot: bool) -> (bool, u32) {
+    pub(super) fn start(&mut self, now: Timestamp, reserved: MicroUsd, tokens: u64, own_slot: bool) -> (bool, u32) {
         self.in_flight += 1;
         self.own_slots += u32::from(own_slot);
         self.reserved += reserved;
+        self.reserved_tokens = self.reserved_tokens.saturating_add(tokens);
+        self.starts.note(now, self.settings.capacity.requests_per_minute);
         if let Some(ramp) = &mut self.ramp {
             ramp.start();
         }
@@ -344,6 +363,7 @@ impl Subscription {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.own_slots = self.own_slots.saturating_sub(u32::from(lease.own_slot));
         self.reserved -= lease.reserved;
+        self.reserved_tokens = self.reserved_tokens.saturating_sub(lease.reserved_tokens);
         if let Some(ramp) = &mut self.ramp
             && lease.epoch == self.epoch
         {
@@ -472,7 +492,11 @@ impl Subscription {
             Breaker::Open { until, .. } => Some(until),
             Breaker::Closed { .. } | Breaker::HalfOpen { .. } => None,
         };
-        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker].into_iter().flatten().min()
+        let capacity = self.capacity_exclusion(now, figures).and_then(|full| full.until);
+        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker, capacity]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn share_of_budget(&self, share: f64) -> MicroUsd {

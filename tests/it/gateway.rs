@@ -14,7 +14,7 @@ use auth_pool::gateway::{
     Answer, Call, Gateway as _, GatewayError, PooledGateway, Priority, RefusalReason, SessionHint, SharedPool,
 };
 use auth_pool::pool::{
-    BreakerSettings, Pool, RebalanceSettings, SelectionSettings, Settings, Status, SubscriptionSettings,
+    BreakerSettings, CapacityLimits, Pool, RebalanceSettings, SelectionSettings, Settings, Status, SubscriptionSettings,
 };
 use auth_pool::runtime::{clock, tasks::Tasks};
 use auth_pool::units::{MicroUsd, Timestamp};
@@ -107,6 +107,7 @@ fn bench(backends: &[Arc<Scripted>]) -> Bench {
         max_concurrent: 10,
         enabled: true,
         priority: Priority::Normal,
+        capacity: CapacityLimits::default(),
     };
     let settings = Settings {
         subscriptions: names.iter().map(subscription).collect(),
