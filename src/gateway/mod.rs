@@ -85,7 +85,7 @@ pub enum SessionHint {
     /// Nothing: the gateway derives a fingerprint from the conversation's beginning.
     #[default]
     None,
-    /// A session id (`session_id`, `X-Session-Id`): the conversation's name. A request may send the new turn only.
+    /// A session id (`session_id`, `X-Session-Id`): the conversation's name.
     Session(Arc<str>),
     /// A `prompt_cache_key`: sticks to a subscription like a session id, but the client sends the whole history.
     CacheKey(Arc<str>),
