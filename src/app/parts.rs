@@ -11,9 +11,10 @@ use crate::backend::claude_cli::{ClaudeCli, ClaudeCliBackend, CliFacts, Profile,
 use crate::config::{self, Config, Env, Source};
 use crate::conversation::Catalog;
 use crate::gateway::{self, Backends};
-use crate::pool::{self, Pool, SubscriptionSettings};
+use crate::pool::{self, CapacityLimits, Pool, SelectionSettings, SubscriptionSettings};
 use crate::runtime::clock;
 use crate::server;
+use crate::units::MicroUsd;
 
 /// What aliases mean if the CLI cannot be asked.
 const FALLBACK_ALIASES: [(&str, &str); 3] =
@@ -146,9 +147,10 @@ pub(super) fn pool(config: &Config) -> Pool {
 pub(super) fn pool_settings(config: &Config) -> pool::Settings {
     let breaker = &config.circuit_breaker;
     pool::Settings {
-        subscriptions: config.subscriptions.iter().map(subscription).collect(),
+        subscriptions: config.subscriptions.iter().map(|member| subscription(config, member)).collect(),
         max_clients: config.max_clients_per_subscription,
         weekly_budget_threshold: config.weekly_budget_threshold,
+        selection: selection(config),
         rebalancing: rebalancing(config),
         breaker: pool::BreakerSettings {
             failure_threshold: if breaker.enabled { breaker.failure_threshold } else { u32::MAX },
@@ -160,7 +162,38 @@ pub(super) fn pool_settings(config: &Config) -> pool::Settings {
     }
 }
 
-fn subscription(subscription: &config::Subscription) -> SubscriptionSettings {
+fn selection(config: &Config) -> SelectionSettings {
+    let strategy = |strategy: config::Strategy| match strategy {
+        config::Strategy::Health => pool::Strategy::Health,
+        config::Strategy::LeastLoaded => pool::Strategy::LeastLoaded,
+        config::Strategy::RoundRobin => pool::Strategy::RoundRobin,
+        config::Strategy::Random => pool::Strategy::Random,
+        config::Strategy::Priority => pool::Strategy::Priority,
+        config::Strategy::Pace => pool::Strategy::Pace,
+    };
+    let mut fallbacks = config.account_selection.fallback_strategies.iter().copied().map(strategy);
+    SelectionSettings {
+        strategy: strategy(config.account_selection.strategy),
+        fallbacks: [fallbacks.next(), fallbacks.next()],
+        // Another order at every start, so that several pools do not choose alike.
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
+    }
+}
+
+/// The capacity of the tier that a subscription names.
+fn capacity(config: &Config, subscription: &config::Subscription) -> CapacityLimits {
+    let tier = subscription.tier.as_ref().and_then(|tier| config.rate_limits.get(tier));
+    let Some(tier) = tier.filter(|_| config.capacity_tracking.enabled) else { return CapacityLimits::default() };
+    CapacityLimits {
+        requests_per_minute: tier.requests_per_minute,
+        tokens_per_minute: tier.tokens_per_minute,
+        input_tokens_per_minute: tier.input_tokens_per_minute,
+        tokens_per_day: tier.tokens_per_day,
+        cost_per_day: tier.cost_per_day.map(MicroUsd::from_usd),
+    }
+}
+
+fn subscription(config: &Config, subscription: &config::Subscription) -> SubscriptionSettings {
     SubscriptionSettings {
         id: subscription.id.as_str().into(),
         email: subscription.email.as_deref().map(Into::into),
@@ -174,6 +207,7 @@ fn subscription(subscription: &config::Subscription) -> SubscriptionSettings {
             config::Priority::Normal => pool::Priority::Normal,
             config::Priority::High => pool::Priority::High,
         },
+        capacity: capacity(config, subscription),
     }
 }
 

@@ -10,7 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::alerts;
 use super::parts::{self, Profiles};
+use crate::alert::Alerts;
 use crate::backend::claude_cli::CliFacts;
 use crate::config::{Config, Env, Overrides, Problems, Source, Watcher};
 use crate::gateway::{PooledGateway, SharedPool};
@@ -22,6 +24,7 @@ pub(super) struct Target {
     pub pool: SharedPool,
     pub gateway: PooledGateway,
     pub server: Arc<ArcSwap<server::Settings>>,
+    pub alerts: Alerts,
     pub profiles: Profiles,
     pub facts: CliFacts,
 }
@@ -70,6 +73,7 @@ fn take_over(target: &Target, old: &Config, new: &Config) {
     target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.server.store(Arc::new(parts::server_settings(new)));
+    target.alerts.apply(alerts::settings(new, &target.profiles.env));
     target.gateway.set_config_problems(None);
     for warning in &new.warnings {
         warn!(%warning, "configuration");
@@ -97,7 +101,6 @@ fn needs_restart<'a>(old: &Config, new: &Config) -> impl Iterator<Item = &'a str
         ("claude.maxLineBytes", old.claude.max_line_bytes != new.claude.max_line_bytes),
         ("rebalancing.enabled", old.rebalancing.enabled != new.rebalancing.enabled),
         ("rebalancing.intervalSeconds", old.rebalancing.interval != new.rebalancing.interval),
-        ("accountSelection", old.account_selection != new.account_selection),
     ];
     changed.into_iter().filter_map(|(field, changed)| changed.then_some(field))
 }

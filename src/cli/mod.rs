@@ -1,5 +1,6 @@
 //! The commands.
 
+mod alerts;
 mod config;
 mod demo;
 mod serve;
@@ -35,6 +36,9 @@ enum Command {
     /// Check, describe or begin a configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Try the alerts' channels out.
+    #[command(subcommand)]
+    Alerts(alerts::AlertsCommand),
     /// Serve a stand-in for the Anthropic Messages API on this machine, for tests.
     Standin(standin::Args),
 }
@@ -45,6 +49,7 @@ pub fn run(cli: Cli, env: &Env) -> ExitCode {
         Command::Serve(args) => in_runtime(serve::run(args, env)),
         Command::Demo(args) => in_runtime(demo::run(args, env)),
         Command::Status(args) => in_runtime(status::run(args, env)),
+        Command::Alerts(command) => in_runtime(alerts::run(command, env)),
         Command::Standin(args) => in_runtime(stand_in(args)),
         Command::Config(command) => print(&config::run(&command, env, &Overrides::default())),
     }

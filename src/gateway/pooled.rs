@@ -38,8 +38,14 @@ const BACK_OFF: Duration = Duration::from_millis(250);
 /// Decisions that `/debug/auth-pool` shows, the newest first.
 const SHOWN_DECISIONS: usize = 20;
 
+/// When to come back if somebody may serve already, or at any moment.
+const AT_ANY_MOMENT: Duration = Duration::from_secs(1);
+
 /// The backends by subscription id.
 pub type Backends = HashMap<Arc<str>, Arc<dyn Backend>>;
+
+/// Says something for the operator's view.
+type DebugPart = Arc<dyn Fn() -> Value + Send + Sync>;
 
 /// Serves requests from the pool.
 #[derive(Clone)]
@@ -57,6 +63,8 @@ struct Shared {
     kill: CancellationToken,
     /// What is wrong with the configuration file since it was last changed.
     config_problems: ArcSwapOption<Value>,
+    /// Other rooms' parts of the operator's view.
+    debug_parts: ArcSwap<Vec<(&'static str, DebugPart)>>,
     tasks: Tasks,
 }
 
@@ -80,6 +88,7 @@ impl PooledGateway {
             draining: AtomicBool::new(false),
             kill: CancellationToken::new(),
             config_problems: ArcSwapOption::empty(),
+            debug_parts: ArcSwap::default(),
             tasks,
         }))
     }
@@ -104,6 +113,15 @@ impl PooledGateway {
     /// Tells the operator what is wrong with a changed configuration that was not taken over; `None` when all is well.
     pub fn set_config_problems(&self, problems: Option<Value>) {
         self.0.config_problems.store(problems.map(Arc::new));
+    }
+
+    /// Adds what `part` says, each time it is asked, to the operator's view under `name`. It must hold no secret.
+    pub fn show_in_debug(&self, name: &'static str, part: impl Fn() -> Value + Send + Sync + 'static) {
+        let part: DebugPart = Arc::new(part);
+        self.0.debug_parts.rcu(|parts| {
+            let others = parts.iter().filter(|(known, _)| *known != name).cloned();
+            others.chain([(name, Arc::clone(&part))]).collect::<Vec<_>>()
+        });
     }
 
     /// Whether [`Self::drain`] was called.
@@ -146,7 +164,25 @@ impl PooledGateway {
                 }
             }
         }
-        Err(last.map_or(GatewayError::ShuttingDown, GatewayError::Failed))
+        Err(match last {
+            Some(failure) if failure.fault() == Fault::Subscription => self.out_of_attempts(call, &tried, failure),
+            Some(failure) => GatewayError::Failed(failure),
+            None => GatewayError::ShuttingDown,
+        })
+    }
+
+    /// The client's error when every attempt ended at a subscription that cannot serve. When to come back depends on
+    /// all of the pool: what the last one said is about itself.
+    fn out_of_attempts(&self, call: &Call, tried: &[Arc<str>], last: Failure) -> GatewayError {
+        match self.0.pool.acquire(&ask(call, tried)) {
+            Err(refusal) => refused(&refusal, Some(last)),
+            // Somebody else can: the next request goes there.
+            Ok(_) => GatewayError::Refused {
+                reason: RefusalReason::Busy,
+                retry_after: Some(AT_ANY_MOMENT),
+                message: "the subscriptions that were tried cannot serve; others can".to_owned(),
+            },
+        }
     }
 
     /// A lease on a subscription that this request has not tried. When there is none, and the last failure was a
@@ -261,6 +297,9 @@ impl Gateway for PooledGateway {
             fields.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
             fields.insert("processes".to_owned(), json!(self.0.claude.counts()));
             fields.insert("configProblems".to_owned(), json!(self.0.config_problems.load().as_deref()));
+            for (name, part) in self.0.debug_parts.load().iter() {
+                fields.insert((*name).to_owned(), part());
+            }
         }
         debug
     }
@@ -284,6 +323,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
         family: request.model.family,
         estimated_cost: request.model.price.cost(&estimate),
         estimated_tokens: input,
+        priority: call.priority,
         exclude,
     }
 }
@@ -316,7 +356,9 @@ fn refused(refusal: &Refusal, last: Option<Failure>) -> GatewayError {
     match last {
         Some(failure) if matches!(failure.fault(), Fault::Provider | Fault::Backend) => GatewayError::Failed(failure),
         _ => {
-            let retry_after = refusal.retry_at.map(|instant| instant.since(clock::now()));
+            let known = refusal.retry_at.map(|instant| instant.since(clock::now()));
+            // Where all are busy, an answer may end at any moment.
+            let retry_after = known.or_else(|| (refusal.reason == RefusalReason::Busy).then_some(AT_ANY_MOMENT));
             GatewayError::Refused { reason: refusal.reason, retry_after, message: message(refusal.reason).to_owned() }
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct Lease {
     pub(super) granted_at: Timestamp,
     /// The cost it reserved.
     pub(super) reserved: MicroUsd,
+    /// The tokens it reserved.
+    pub(super) reserved_tokens: u64,
     /// Whether it holds a client slot of its own, because its session does not hold one there.
     pub(super) own_slot: bool,
     /// Whether it probes a half-open breaker.

@@ -9,6 +9,7 @@
 
 mod allocate;
 mod breaker;
+mod capacity;
 mod command;
 mod explain;
 mod health;
@@ -20,6 +21,7 @@ mod select;
 mod session;
 mod settle;
 mod snapshot;
+mod strategy;
 mod subscription;
 mod upkeep;
 mod usage;
@@ -28,22 +30,25 @@ mod usage;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::units::Timestamp;
+use crate::units::{MicroUsd, Timestamp};
 
+pub use capacity::CapacityLimits;
 pub use command::*;
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
 pub use snapshot::{
-    BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, WindowView,
+    BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, UsageView,
+    WindowView,
 };
 
 use explain::CAUSES;
 use lease::Leases;
 use select::Index;
 use session::Sessions;
+use strategy::{Lots, STRATEGIES};
 use subscription::Subscription;
 
 /// Decisions that are kept for the operator.
@@ -62,7 +67,11 @@ pub struct Pool {
     by_id: HashMap<Arc<str>, u32>,
     sessions: Sessions,
     leases: Leases,
+    strategies: [Strategy; STRATEGIES],
+    lots: Lots,
     index: Index,
+    /// The members by what their blocks have cost.
+    blocks: BTreeSet<(MicroUsd, u32)>,
     /// How many members can take no new session, by cause.
     excluded: [u32; CAUSES],
     /// When to look at a member again because time alone will have changed it.
@@ -83,7 +92,10 @@ impl Pool {
             by_id: HashMap::new(),
             sessions: Sessions::default(),
             leases: Leases::default(),
+            strategies: [Strategy::Health; STRATEGIES],
+            lots: Lots::new(0),
             index: Index::default(),
+            blocks: BTreeSet::new(),
             excluded: [0; CAUSES],
             timers: BinaryHeap::new(),
             pending: Vec::new(),

@@ -9,6 +9,7 @@ use crate::conversation::{Family, LimitReport, LimitStatus, Window};
 use crate::units::{MicroUsd, Timestamp};
 
 use super::breaker::{Breaker, BreakerChange};
+use super::capacity::Starts;
 use super::command::{BreakerSettings, Effect, Outcome, Priority, Spent, Status, SubscriptionSettings};
 use super::explain::{Cause, Exclusion, Source};
 use super::health::{HealthBreakdown, HealthInputs, block_percent};
@@ -57,12 +58,23 @@ pub(super) struct Subscription {
     pub(super) own_slots: u32,
     /// Estimated cost of what is in flight.
     pub(super) reserved: MicroUsd,
+    /// Estimated tokens of what is in flight.
+    pub(super) reserved_tokens: u64,
+    pub(super) starts: Starts,
     /// When it was last granted, counted in grants.
     pub(super) last_granted: u64,
+    /// When it was last granted to a request that could have gone elsewhere.
+    pub(super) last_chosen: u64,
+    /// Drawn anew whenever it is chosen.
+    pub(super) lot: i64,
+    /// Its place in the configuration.
+    pub(super) position: u32,
     pub(super) last_usage: Option<Timestamp>,
     /// Available, approaching or limited by its budget, as last announced, and since when.
     pub(super) level: Status,
     pub(super) level_since: Timestamp,
+    /// What the block had cost when anything last changed.
+    pub(super) block_cost: MicroUsd,
     /// The score when anything last changed.
     pub(super) health: HealthBreakdown,
     /// Its place in the index.
@@ -117,10 +129,16 @@ impl Subscription {
             in_flight: 0,
             own_slots: 0,
             reserved: MicroUsd::ZERO,
+            reserved_tokens: 0,
+            starts: Starts::default(),
             last_granted: 0,
+            last_chosen: 0,
+            lot: 0,
+            position: 0,
             last_usage: None,
             level: Status::Available,
             level_since: now,
+            block_cost: MicroUsd::ZERO,
             health: HealthBreakdown::default(),
             place: None,
             counted: None,
@@ -235,24 +253,39 @@ impl Subscription {
         (own || provider).then(|| Exclusion::new(Cause::BudgetReserved, None, None))
     }
 
-    /// The share of the weekly budget up to which it takes new sessions.
-    pub(super) fn new_session_share(&self, threshold: f64) -> f64 {
-        let share = match self.settings.priority {
-            Priority::Low => threshold - LOW_PRIORITY_RESERVE,
-            Priority::Normal => threshold,
-            Priority::High => threshold.max(LIMITED_SHARE),
+    /// The share of the weekly budget up to which it takes new sessions with requests of this priority. The owner's
+    /// and the request's word add up: both can only move the threshold between 0.15 below it and 0.95.
+    pub(super) fn new_session_share(&self, threshold: f64, request: Priority) -> f64 {
+        let step = |share: f64, priority| match priority {
+            Priority::Low => share - LOW_PRIORITY_RESERVE,
+            Priority::Normal => share,
+            Priority::High => share + (LIMITED_SHARE - threshold).max(0.0),
         };
-        share.min(LIMITED_SHARE)
+        step(step(threshold, self.settings.priority), request).min(LIMITED_SHARE)
+    }
+
+    /// The least important requests for which it takes new sessions, as far as `spent` tells of a share of the budget.
+    pub(super) fn least_priority(&self, threshold: f64, spent: impl Fn(f64) -> bool) -> Option<Priority> {
+        let open = |priority: &Priority| !spent(self.new_session_share(threshold, *priority));
+        [Priority::Low, Priority::Normal, Priority::High].into_iter().find(open)
     }
 
     /// What keeps a request away until another one ends.
-    pub(super) fn congestion(&self, now: Timestamp, sessions: u32, needs_slot: bool) -> Option<Exclusion> {
+    pub(super) fn congestion(
+        &self,
+        now: Timestamp,
+        figures: &Figures,
+        sessions: u32,
+        needs_slot: bool,
+    ) -> Option<Exclusion> {
         let cause = if matches!(self.breaker.at(now), Breaker::HalfOpen { probing: true, .. }) {
             Cause::Probing
         } else if self.ramp.is_some_and(|ramp| !ramp.admits()) {
             Cause::RampingUp
         } else if self.in_flight >= self.settings.max_concurrent {
             Cause::RequestsFull
+        } else if let Some(exclusion) = self.capacity_exclusion(now, figures) {
+            return Some(exclusion);
         } else if needs_slot && self.clients(sessions) >= self.max_clients {
             Cause::SlotsFull
         } else {
@@ -313,10 +346,12 @@ impl Subscription {
     }
 
     /// A request begins. Returns whether it probes the breaker, and the recovery it belongs to.
-    pub(super) fn start(&mut self, now: Timestamp, reserved: MicroUsd, own_slot: bool) -> (bool, u32) {
+    pub(super) fn start(&mut self, now: Timestamp, reserved: MicroUsd, tokens: u64, own_slot: bool) -> (bool, u32) {
         self.in_flight += 1;
         self.own_slots += u32::from(own_slot);
         self.reserved += reserved;
+        self.reserved_tokens = self.reserved_tokens.saturating_add(tokens);
+        self.starts.note(now, self.settings.capacity.requests_per_minute);
         if let Some(ramp) = &mut self.ramp {
             ramp.start();
         }
@@ -328,6 +363,7 @@ impl Subscription {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.own_slots = self.own_slots.saturating_sub(u32::from(lease.own_slot));
         self.reserved -= lease.reserved;
+        self.reserved_tokens = self.reserved_tokens.saturating_sub(lease.reserved_tokens);
         if let Some(ramp) = &mut self.ramp
             && lease.epoch == self.epoch
         {
@@ -456,7 +492,11 @@ impl Subscription {
             Breaker::Open { until, .. } => Some(until),
             Breaker::Closed { .. } | Breaker::HalfOpen { .. } => None,
         };
-        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker].into_iter().flatten().min()
+        let capacity = self.capacity_exclusion(now, figures).and_then(|full| full.until);
+        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker, capacity]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn share_of_budget(&self, share: f64) -> MicroUsd {

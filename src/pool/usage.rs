@@ -14,6 +14,10 @@ use super::command::Spent;
 pub(super) const WEEK: Duration = Duration::from_hours(7 * 24);
 /// The provider's short window.
 pub(super) const BLOCK: Duration = Duration::from_hours(5);
+/// Capacity is counted over this long,
+pub(super) const MINUTE: Duration = Duration::from_mins(1);
+/// and over this long.
+pub(super) const DAY: Duration = Duration::from_hours(24);
 /// Burn rate is the cost of this long.
 const HOUR: Duration = Duration::from_hours(1);
 /// Tokens per minute are averaged over this long.
@@ -105,6 +109,25 @@ impl Window {
         }
     }
 
+    /// When its sum falls below `limit` as its records become `length` old; `None` if it already is below.
+    fn falls_below(
+        mut self,
+        length: Duration,
+        records: &Records,
+        measure: impl Fn(&Tally) -> i64,
+        limit: i64,
+    ) -> Option<Timestamp> {
+        let mut falls_at = None;
+        while measure(&self.tally) >= limit
+            && let Some(record) = records.at(self.next)
+        {
+            self.tally.remove(record);
+            self.next += 1;
+            falls_at = Some(record.at + length);
+        }
+        falls_at
+    }
+
     /// When the oldest record inside is `length` old.
     fn next_expiry(&self, length: Duration, records: &Records) -> Option<Timestamp> {
         records.at(self.next).map(|record| record.at + length)
@@ -125,10 +148,14 @@ pub(super) struct Block {
 pub(super) struct Figures {
     /// The week so far.
     pub(super) week: Tally,
+    /// The last 24 hours.
+    pub(super) day: Tally,
     /// The last 60 minutes.
     pub(super) hour: Tally,
     /// The last 5 minutes.
     pub(super) five_minutes: Tally,
+    /// The last minute.
+    pub(super) minute: Tally,
     /// The current block, if one has begun.
     pub(super) block: Option<Block>,
     /// The current block's use; zero between blocks.
@@ -170,12 +197,16 @@ impl Figures {
 pub(super) struct UsageLog {
     records: Records,
     week: Window,
+    day: Window,
     hour: Window,
     five_minutes: Window,
+    minute: Window,
     block_window: Window,
     block: Option<Block>,
     /// When the provider's own week resets, once it has said so.
     week_reset: Option<Timestamp>,
+    /// From when until when no sum changes unless something is added: then there is nothing to look for.
+    settled: Option<(Timestamp, Timestamp)>,
 }
 
 impl UsageLog {
@@ -194,48 +225,56 @@ impl UsageLog {
             self.block_window = self.empty_window();
         }
         self.records.held.push_back(record);
-        for window in [&mut self.week, &mut self.hour, &mut self.five_minutes, &mut self.block_window] {
+        let Self { week, day, hour, five_minutes, minute, block_window, .. } = self;
+        for window in [week, day, hour, five_minutes, minute, block_window] {
             window.tally.add(&record);
         }
     }
 
     /// Lets go of what has become too old by `now`.
     pub(super) fn advance(&mut self, now: Timestamp) {
+        if self.is_settled(now) {
+            return;
+        }
         self.week.seek(self.week_start(now), &self.records);
+        self.day.seek(rolling_start(now, DAY), &self.records);
         self.hour.seek(rolling_start(now, HOUR), &self.records);
         self.five_minutes.seek(rolling_start(now, FIVE_MINUTES), &self.records);
+        self.minute.seek(rolling_start(now, MINUTE), &self.records);
         if self.block.is_some_and(|block| now >= block.end) {
             self.block = None;
             self.block_window = self.empty_window();
         }
         self.records.forget_before(rolling_start(now, WEEK));
+        self.settled = Some((now, self.settled_until(now)));
     }
 
     /// What the log says at `now`, whether or not it was advanced to it.
     pub(super) fn figures(&self, now: Timestamp) -> Figures {
+        let settled = self.is_settled(now);
         let sought = |mut window: Window, start| {
-            window.seek(start, &self.records);
+            if !settled {
+                window.seek(start, &self.records);
+            }
             window.tally
         };
         let block = self.block.filter(|block| now < block.end);
         Figures {
             week: sought(self.week, self.week_start(now)),
+            day: sought(self.day, rolling_start(now, DAY)),
             hour: sought(self.hour, rolling_start(now, HOUR)),
             five_minutes: sought(self.five_minutes, rolling_start(now, FIVE_MINUTES)),
+            minute: sought(self.minute, rolling_start(now, MINUTE)),
             block,
             block_tally: if block.is_some() { self.block_window.tally } else { Tally::default() },
         }
-    }
-
-    /// What the current block has cost.
-    pub(super) fn block_cost(&self, now: Timestamp) -> MicroUsd {
-        self.block.filter(|block| now < block.end).map_or(MicroUsd::ZERO, |_| self.block_window.tally.cost)
     }
 
     /// The provider's week resets at `reset`.
     pub(super) fn anchor_week(&mut self, now: Timestamp, reset: Timestamp) {
         if reset > now && reset <= now + WEEK + RESET_TOLERANCE {
             self.week_reset = Some(reset);
+            self.settled = None;
             self.advance(now);
         }
     }
@@ -246,6 +285,7 @@ impl UsageLog {
             let block = Block { start: (reset - BLOCK).min(now), end: reset };
             self.block = Some(block);
             self.block_window.seek(block.start, &self.records);
+            self.settled = None;
         }
     }
 
@@ -253,21 +293,23 @@ impl UsageLog {
     pub(super) fn week_below_at(&self, now: Timestamp, limit: MicroUsd) -> Option<Timestamp> {
         let mut week = self.week;
         week.seek(self.week_start(now), &self.records);
-        if week.tally.cost < limit {
-            return None;
-        }
         if let Some(reset) = self.week_reset_after(now) {
-            return Some(reset);
+            return (week.tally.cost >= limit).then_some(reset);
         }
-        let mut falls_at = None;
-        while week.tally.cost >= limit
-            && let Some(record) = self.records.at(week.next)
-        {
-            week.tally.remove(record);
-            week.next += 1;
-            falls_at = Some(record.at + WEEK);
-        }
-        falls_at
+        week.falls_below(WEEK, &self.records, |tally| tally.cost.as_micros(), limit.as_micros())
+    }
+
+    /// The same for the last minute or day and any measure of it.
+    pub(super) fn below_at(
+        &self,
+        now: Timestamp,
+        length: Duration,
+        measure: impl Fn(&Tally) -> i64,
+        limit: i64,
+    ) -> Option<Timestamp> {
+        let mut window = if length == DAY { self.day } else { self.minute };
+        window.seek(rolling_start(now, length), &self.records);
+        window.falls_below(length, &self.records, measure, limit)
     }
 
     /// The next instant at which time alone changes the week's sum, the block or (if `burning`) the last hour's sum.
@@ -296,6 +338,18 @@ impl UsageLog {
         self.records.held.is_empty()
     }
 
+    fn is_settled(&self, now: Timestamp) -> bool {
+        self.settled.is_some_and(|(from, until)| from <= now && now < until)
+    }
+
+    fn settled_until(&self, now: Timestamp) -> Timestamp {
+        let rolling = [(self.day, DAY), (self.hour, HOUR), (self.five_minutes, FIVE_MINUTES), (self.minute, MINUTE)];
+        let expiries = rolling.into_iter().filter_map(|(window, length)| window.next_expiry(length, &self.records));
+        let oldest = self.records.held.front().map(|record| record.at + WEEK);
+        // A new record is the first to leave the last minute, unless others are in it.
+        expiries.chain(oldest).chain(self.next_change(now, false)).min().unwrap_or(now + MINUTE).min(now + MINUTE)
+    }
+
     fn week_start(&self, now: Timestamp) -> Timestamp {
         // The provider's own week never reaches further back than seven days.
         match self.week_reset_after(now) {
@@ -318,8 +372,6 @@ fn rolling_start(now: Timestamp, length: Duration) -> Timestamp {
 mod tests {
     use super::*;
     use crate::conversation::Usage;
-
-    const DAY: Duration = Duration::from_hours(24);
 
     fn spent(dollars: f64) -> Spent {
         Spent { usage: Usage { input: 60, output: 40, ..Usage::default() }, cost: MicroUsd::from_usd(dollars) }
@@ -428,5 +480,46 @@ mod tests {
         log.record(now() - DAY, &spent(2.0));
         assert_eq!(log.figures(now()).week.cost, MicroUsd::from_usd(3.0));
         assert_eq!(log.figures(now()).block_tally.cost, MicroUsd::from_usd(3.0));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        /// Windows that move step by step say the same as adding up from the start.
+        #[test]
+        fn sums_are_exact_at_any_time(
+            steps in proptest::collection::vec((0..3_u8, 0..40_000_000_u64, 0..5_000_000_i64), 1..80),
+            glances in proptest::collection::vec(0..90_000_000_u64, 3),
+        ) {
+            let mut log = UsageLog::default();
+            let mut all: Vec<(Timestamp, MicroUsd)> = Vec::new();
+            let mut now = now();
+            for (kind, millis, micros) in steps {
+                // Often a short step, sometimes a long one.
+                now = now + Duration::from_millis(if kind == 0 { millis } else { millis / 1000 });
+                if kind < 2 {
+                    let cost = MicroUsd::from_micros(micros);
+                    log.record(now, &Spent { cost, ..Spent::default() });
+                    all.push((now, cost));
+                } else {
+                    log.advance(now);
+                }
+                for glance in &glances {
+                    let at = now + Duration::from_millis(*glance);
+                    let sum = |length| -> MicroUsd {
+                        all.iter().filter(|(then, _)| at.since(*then) < length).map(|(_, cost)| *cost).sum()
+                    };
+                    let figures = log.figures(at);
+                    proptest::prop_assert_eq!(figures.week.cost, sum(WEEK));
+                    proptest::prop_assert_eq!(figures.day.cost, sum(DAY));
+                    proptest::prop_assert_eq!(figures.hour.cost, sum(HOUR));
+                    proptest::prop_assert_eq!(figures.five_minutes.cost, sum(FIVE_MINUTES));
+                    proptest::prop_assert_eq!(figures.minute.cost, sum(MINUTE));
+                }
+            }
+        }
     }
 }

@@ -13,7 +13,9 @@ use auth_pool::conversation::{
 use auth_pool::gateway::{
     Answer, Call, Gateway as _, GatewayError, PooledGateway, Priority, RefusalReason, SessionHint, SharedPool,
 };
-use auth_pool::pool::{BreakerSettings, Pool, RebalanceSettings, Settings, Status, SubscriptionSettings};
+use auth_pool::pool::{
+    BreakerSettings, CapacityLimits, Pool, RebalanceSettings, SelectionSettings, Settings, Status, SubscriptionSettings,
+};
 use auth_pool::runtime::{clock, tasks::Tasks};
 use auth_pool::units::{MicroUsd, Timestamp};
 use futures_util::{StreamExt as _, stream};
@@ -122,11 +124,13 @@ pub(super) fn bench_with(
         max_concurrent: 10,
         enabled: true,
         priority: Priority::Normal,
+        capacity: CapacityLimits::default(),
     };
     let mut settings = Settings {
         subscriptions: names.iter().map(subscription).collect(),
         max_clients: 15,
         weekly_budget_threshold: 0.85,
+        selection: SelectionSettings::default(),
         rebalancing: REBALANCING,
         breaker: BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: Duration::from_secs(300) },
         session_idle_after: Duration::from_secs(300),
@@ -233,6 +237,23 @@ async fn when_all_are_limited_the_client_learns_when_to_come_back() {
     assert_eq!(reason, RefusalReason::ProviderLimited);
     let seconds = retry_after.expect("a time").as_secs_f64();
     assert!((48.0..=50.1).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+async fn when_to_come_back_is_known_also_when_the_attempts_are_used_up() {
+    let resets = |all: &[u64]| bench(&all.iter().map(|after| Scripted::failing(limited(*after))).collect::<Vec<_>>());
+    let refused = |bench: Bench| async move {
+        match bench.chat("s").await {
+            Err(GatewayError::Refused { reason, retry_after, .. }) => (reason, retry_after.expect("a time")),
+            _ => panic!("it must be refused"),
+        }
+    };
+    let (reason, after) = refused(resets(&[300, 50, 200])).await;
+    assert_eq!(reason, RefusalReason::ProviderLimited);
+    assert!((48.0..=50.1).contains(&after.as_secs_f64()), "{after:?}");
+    // With three attempts the fourth was not asked.
+    let (reason, after) = refused(resets(&[300, 50, 200, 100])).await;
+    assert_eq!((reason, after), (RefusalReason::Busy, Duration::from_secs(1)));
 }
 
 #[tokio::test]

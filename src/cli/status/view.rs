@@ -323,11 +323,13 @@ mod tests {
             max_concurrent: 10,
             enabled: id != "off",
             priority: pool::Priority::Normal,
+            capacity: pool::CapacityLimits::default(),
         };
         let settings = pool::Settings {
             subscriptions: ["on", "off"].map(member).into(),
             max_clients: 15,
             weekly_budget_threshold: 0.85,
+            selection: pool::SelectionSettings::default(),
             rebalancing: pool::RebalanceSettings { enabled: true, cost_gap: MicroUsd::ZERO, max_moves: 3 },
             breaker: pool::BreakerSettings {
                 failure_threshold: 5,

@@ -1,11 +1,13 @@
 //! The pool as a whole: its rules, each with its number, and what holds under any sequence of commands.
 
+mod capacity;
 mod failure;
 mod limits;
 mod properties;
 mod reload;
 mod selection;
 mod sessions;
+mod strategies;
 mod view;
 
 use std::sync::Arc;
@@ -102,6 +104,7 @@ fn settings(subscriptions: Vec<SubscriptionSettings>) -> Settings {
         subscriptions,
         max_clients: 15,
         weekly_budget_threshold: 0.85,
+        selection: SelectionSettings::default(),
         rebalancing: RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_usd(5.0), max_moves: 3 },
         breaker: BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: MINUTE * 5 },
         session_idle_after: MINUTE * 5,
@@ -119,6 +122,7 @@ fn member(id: &str) -> SubscriptionSettings {
         max_concurrent: 100,
         enabled: true,
         priority: Priority::Normal,
+        capacity: CapacityLimits::default(),
     }
 }
 
@@ -128,6 +132,7 @@ fn ask(session: &str) -> Ask<'static> {
         family: Family::Sonnet,
         estimated_cost: MicroUsd::ZERO,
         estimated_tokens: 0,
+        priority: Priority::Normal,
         exclude: &[],
     }
 }
