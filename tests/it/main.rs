@@ -7,3 +7,4 @@ mod claude_cli;
 mod gateway;
 mod http;
 mod operator;
+mod queue;
