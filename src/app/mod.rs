@@ -63,7 +63,7 @@ impl App {
         let backends = profiles.backends(&config);
         let facts = parts::cli_facts(&backends).await;
         let catalog = parts::catalog(&config, &facts);
-        parts::prepare_spares(&backends, &catalog);
+        parts::prepare_spares(&config, &backends, &catalog);
         let pool = SharedPool::new(parts::pool(&config));
         let settings = parts::gateway_settings(&config);
         let backends = parts::as_backends(backends);

@@ -113,11 +113,16 @@ pub(super) fn catalog(config: &Config, facts: &CliFacts) -> Catalog {
     Catalog::new(fallback.chain(told), config.models.iter().map(|(name, target)| (name.as_str(), target.as_str())))
 }
 
+/// Whether a subscription takes part.
+pub(super) fn is_enabled(config: &Config, id: &str) -> bool {
+    config.subscriptions.iter().any(|subscription| subscription.enabled && subscription.id == id)
+}
+
 /// Has a process started for each subscription before the first request comes.
-pub(super) fn prepare_spares(backends: &CliBackends, catalog: &Catalog) {
+pub(super) fn prepare_spares(config: &Config, backends: &CliBackends, catalog: &Catalog) {
     if let Some(model) = catalog.resolve(DEFAULT_ALIAS) {
         // In reverse, because the one asked for last is made first.
-        for (_, backend) in backends.iter().rev() {
+        for (_, backend) in backends.iter().rev().filter(|(id, _)| is_enabled(config, id)) {
             backend.prepare(model);
         }
     }

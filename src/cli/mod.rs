@@ -48,8 +48,8 @@ pub fn run(cli: Cli, env: &Env) -> ExitCode {
     match cli.command {
         Command::Serve(args) => in_runtime(serve::run(args, env)),
         Command::Demo(args) => in_runtime(demo::run(args, env)),
-        Command::Status(args) => in_runtime(status::run(args, env)),
         Command::Alerts(command) => in_runtime(alerts::run(command, env)),
+        Command::Status(args) => in_runtime(status::run(args, env)),
         Command::Standin(args) => in_runtime(stand_in(args)),
         Command::Config(command) => print(&config::run(&command, env, &Overrides::default())),
     }

@@ -396,7 +396,7 @@ pub(super) fn explicit_session(client: &str, id: &str) -> SessionKey {
 /// taken"; a limit does not, because the pool knows when the first of all limits ends.
 fn refused(refusal: &Refusal, last: Option<Failure>) -> GatewayError {
     match last {
-        Some(failure) if matches!(failure.fault(), Fault::Provider | Fault::Backend) => GatewayError::Failed(failure),
+        Some(failure) if failure.fault() != Fault::Subscription => GatewayError::Failed(failure),
         _ => {
             let known = refusal.retry_at.map(|instant| instant.since(clock::now()));
             // Where all are busy, an answer may end at any moment.

@@ -247,7 +247,6 @@ fn row(member: &Member, now: Timestamp, look: Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use serde_json::{Value, json};
 
@@ -325,20 +324,7 @@ mod tests {
             priority: pool::Priority::Normal,
             capacity: pool::CapacityLimits::default(),
         };
-        let settings = pool::Settings {
-            subscriptions: ["on", "off"].map(member).into(),
-            max_clients: 15,
-            weekly_budget_threshold: 0.85,
-            selection: pool::SelectionSettings::default(),
-            rebalancing: pool::RebalanceSettings { enabled: true, cost_gap: MicroUsd::ZERO, max_moves: 3 },
-            breaker: pool::BreakerSettings {
-                failure_threshold: 5,
-                success_threshold: 2,
-                reset_after: Duration::from_secs(300),
-            },
-            session_idle_after: Duration::from_secs(300),
-            session_stale_after: Duration::from_secs(3600),
-        };
+        let settings = pool::Settings { subscriptions: ["on", "off"].map(member).into(), ..pool::Settings::default() };
         let mut debug = serde_json::to_value(pool::Pool::new(settings, now).snapshot(now)).unwrap();
         debug["version"] = json!("0.1.0");
         debug["configProblems"] = Value::Null;
