@@ -11,7 +11,7 @@
 //! | [`app`] | composition root: builds every part from the configuration; owns run, reload and stop | everything below |
 //! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `gateway`, `runtime` |
 //! | [`api`] | what clients speak, one folder a dialect, and the operator's views | `gateway`, `conversation` |
-//! | [`gateway`] | one request's life: lease -> run -> classify -> retry elsewhere -> finish | `pool`, `backend`, `conversation`, `runtime` |
+//! | [`gateway`] | one request's life: lease (or a place in the queue) -> run -> classify -> retry elsewhere -> finish | `pool`, `backend`, `conversation`, `runtime` |
 //! | [`backend`] | executes a request: the official `claude` CLI | `conversation`, `runtime` |
 //! | [`pool`] | the brain, pure: (now, command) -> (decision, effects); no I/O, no clock, no tokio | `conversation` |
 //! | [`alert`] | when the operator is told, and delivery to log, webhook and Slack | `pool`, `runtime` |
@@ -28,7 +28,7 @@
 //!
 //! `server::accept` (connection) -> `server::request` (id, span) -> `server::origin`, `server::auth` (who may come in) ->
 //! `server::body` (cap) -> `api::openai::chat` (parse with field paths -> [`conversation::Request`]) ->
-//! [`gateway::PooledGateway`] (attempts) -> [`pool::Pool::acquire`] (one short lock -> lease, or why not) ->
+//! [`gateway::PooledGateway`] (attempts) -> [`pool::Pool::acquire`] (one short lock -> lease, a place in the queue, or why not) ->
 //! [`backend::claude_cli`] (a spare, specialised -> [`conversation::Event`]s) -> `api::openai::chat` (events -> chunks) ->
 //! `server::response` (SSE). The lease is finished however the walk ends, also when the client leaves: everything behind
 //! a request hangs on its response body, and dropping that drops the process, its group and the lease.

@@ -7,6 +7,7 @@ mod attempt;
 mod lease;
 mod operate;
 mod pooled;
+mod queue;
 mod settings;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
+pub use queue::QueueSettings;
 pub use settings::Settings;
 
 pub use crate::backend::{Failure, FailureKind};
@@ -153,6 +155,8 @@ pub struct PoolHealth {
     pub in_flight: usize,
     /// Sessions known.
     pub sessions: usize,
+    /// Requests that wait because all are busy.
+    pub waiting: usize,
 }
 
 /// See [`HealthReport::backend`].

@@ -11,7 +11,8 @@ use auth_pool::conversation::{
     Block, Catalog, Event, LimitReport, LimitStatus, Model, Options, Request, Role, StopReason, Turn, Usage, Window,
 };
 use auth_pool::gateway::{
-    Answer, Call, Gateway as _, GatewayError, PooledGateway, Priority, RefusalReason, SessionHint, SharedPool,
+    Answer, Call, Gateway as _, GatewayError, PooledGateway, Priority, QueueSettings, RefusalReason, SessionHint,
+    SharedPool,
 };
 use auth_pool::pool::{
     BreakerSettings, CapacityLimits, Pool, RebalanceSettings, SelectionSettings, Settings, Status, SubscriptionSettings,
@@ -100,7 +101,8 @@ pub(super) const REBALANCING: RebalanceSettings =
     RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_micros(5_000_000), max_moves: 3 };
 
 pub(super) fn gateway_settings() -> auth_pool::gateway::Settings {
-    auth_pool::gateway::Settings { max_attempts: 3, rebalancing: REBALANCING }
+    let queue = QueueSettings { max_waiting: 100, timeout: Duration::from_secs(30) };
+    auth_pool::gateway::Settings { max_attempts: 3, rebalancing: REBALANCING, queue }
 }
 
 fn bench(backends: &[Arc<Scripted>]) -> Bench {

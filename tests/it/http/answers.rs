@@ -174,7 +174,7 @@ async fn health_is_told_without_a_key_and_readiness_with_its_reason() {
         fixture.get("/health").await.json(),
         json!({
             "status": "ok", "version": "0.0.0", "uptimeSeconds": 5,
-            "pool": { "subscriptions": 0, "eligible": 0, "inFlight": 0, "sessions": 0 },
+            "pool": { "subscriptions": 0, "eligible": 0, "inFlight": 0, "sessions": 0, "waiting": 0 },
             "backend": { "live": 0, "spares": 0 },
         })
     );
