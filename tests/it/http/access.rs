@@ -192,7 +192,9 @@ async fn the_log_knows_who_asked_and_nothing_it_must_not() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
-    let _guard = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+    // For every thread: tests beside this one have no subscriber, and what they run first would be taken for silent.
+    let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let fixture = with_keys().await;
     let body = chat(&json!({ "messages": [{ "role": "user", "content": "the launch code is 0000" }] })).to_string();
