@@ -7,7 +7,7 @@
 //! | room | what it is for | may import |
 //! |---|---|---|
 //! | `main.rs` | arguments, logging, exit code; nothing else | `cli`, `config` |
-//! | [`cli`] | the commands: `serve`, `demo`, `config`, `alerts`, `standin` | everything below |
+//! | [`cli`] | the commands: `serve`, `demo`, `status`, `config`, `alerts`, `standin` | everything below |
 //! | [`app`] | composition root: builds every part from the configuration; owns run, reload and stop | everything below |
 //! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `gateway`, `runtime` |
 //! | [`api`] | what clients speak, one folder a dialect, and the operator's views | `gateway`, `conversation` |

@@ -23,7 +23,7 @@ use crate::units::Timestamp;
 /// and at most this share of the budget.
 const HYSTERESIS: (f64, f64) = (0.1, 0.05);
 
-/// How long an untold end is remembered of a subscription that is not seen any more.
+/// How long it is remembered what was told of a subscription that is not seen any more.
 const WEEK: Duration = Duration::from_hours(7 * 24);
 
 /// Events of one kind about one subscription within this time are one message.
@@ -199,7 +199,7 @@ impl Rulebook {
         let new_week = told.week_ends.is_some_and(|end| end <= now);
         let below = week.weekly_share + TOLERANCE < told.share;
         let clearly = week.weekly_share < told.share - (told.share * HYSTERESIS.0).min(HYSTERESIS.1);
-        if !clearly && !(below && new_week) {
+        if !(clearly || below && new_week) {
             told.week_ends = week.week_ends.or(told.week_ends);
             // Above in a new week is a new crossing.
             return !new_week;

@@ -212,12 +212,11 @@ impl Courier {
     /// Ends when the program stops and nothing waits, or nobody can send any more.
     async fn deliver_all(&mut self, jobs: &mut mpsc::Receiver<Job>) {
         loop {
-            let job = match self.stop.run_until_cancelled(jobs.recv()).await {
-                Some(job) => job,
-                None => {
-                    jobs.close();
-                    jobs.recv().await
-                }
+            let job = if let Some(job) = self.stop.run_until_cancelled(jobs.recv()).await {
+                job
+            } else {
+                jobs.close();
+                jobs.recv().await
             };
             let Some(Job { message, done }) = job else { return };
             let outcome = self.deliver(&message.to_string()).await;
@@ -240,7 +239,11 @@ impl Courier {
         loop {
             let post = self.post.borrow_and_update().clone();
             let result = match &post {
-                Ok(post) => post.attempt(body).await,
+                Ok(post) => tokio::select! {
+                    result = post.attempt(body) => result,
+                    // Nobody waits for an address that is not the operator's any more.
+                    Ok(()) = self.post.changed() => continue,
+                },
                 Err(cause) => Err(Trouble::last(cause.as_str())),
             };
             let Err(trouble) = result else {

@@ -63,11 +63,11 @@ impl App {
         let backends = profiles.backends(&config);
         let facts = parts::cli_facts(&backends).await;
         let catalog = parts::catalog(&config, &facts);
-        parts::prepare_spares(&backends, &catalog);
+        parts::prepare_spares(&config, &backends, &catalog);
         let pool = SharedPool::new(parts::pool(&config));
-        let attempts = parts::max_attempts(&config);
+        let settings = parts::gateway_settings(&config);
         let backends = parts::as_backends(backends);
-        let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), attempts, tasks.clone());
+        let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), settings, tasks.clone());
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?;
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;

@@ -14,7 +14,7 @@ use super::alerts;
 use super::parts::{self, Profiles};
 use crate::alert::Alerts;
 use crate::backend::claude_cli::CliFacts;
-use crate::config::{Config, Env, Overrides, Problems, Source, Watcher};
+use crate::config::{Config, Env, Overrides, Problems, Watcher};
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server;
@@ -29,18 +29,15 @@ pub(super) struct Target {
     pub facts: CliFacts,
 }
 
-/// Follows the file, and SIGHUP, from now on. Without a file there is nothing to follow.
+/// Follows the file, and SIGHUP, from now on. Without a file, one that appears is noticed.
 pub(super) fn start(
-    target: Target,
+    mut target: Target,
     current: &Config,
     env: Env,
     overrides: Overrides,
     tasks: &Tasks,
     stop: &CancellationToken,
 ) {
-    if current.source == Source::DefaultProfile {
-        return;
-    }
     let (watcher, mut changes) = Watcher::start(tasks, env, overrides, current);
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
@@ -55,7 +52,7 @@ pub(super) fn start(
                 _ = hangup.recv() => watcher.reload(),
                 change = changes.recv() => match change {
                     Some(Ok(config)) => {
-                        take_over(&target, &current, &config);
+                        take_over(&mut target, &current, &config).await;
                         current = config;
                     }
                     Some(Err(problems)) => refuse(&target, &problems),
@@ -66,11 +63,20 @@ pub(super) fn start(
     });
 }
 
-fn take_over(target: &Target, old: &Config, new: &Config) {
+async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     let backends = target.profiles.backends(new);
+    if old.claude.command != new.claude.command {
+        // Another build can mean other models by the same alias.
+        target.facts = parts::cli_facts(&backends).await;
+    }
     // First the backends, then the pool: nobody is given a subscription that has no backend yet.
     let catalog = parts::catalog(new, &target.facts);
-    target.gateway.replace(parts::as_backends(backends), catalog, parts::max_attempts(new));
+    target.profiles.claude.retain(
+        parts::spare_settings(new).max_spares,
+        backends.iter().filter(|(id, _)| parts::is_enabled(new, id)).map(|(_, backend)| backend),
+    );
+    parts::prepare_spares(new, &backends, &catalog);
+    target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.server.store(Arc::new(parts::server_settings(new)));
     target.alerts.apply(alerts::settings(new, &target.profiles.env));

@@ -5,6 +5,7 @@ mod config;
 mod demo;
 mod serve;
 mod standin;
+mod status;
 
 use std::future::Future;
 use std::io::Write as _;
@@ -30,6 +31,8 @@ enum Command {
     Serve(serve::Args),
     /// Show the whole path on this machine: real CLI, stand-in for the API, three subscriptions, no account.
     Demo(demo::Args),
+    /// Show a running pool: budgets, limits, sessions, and when what recovers.
+    Status(status::Args),
     /// Check, describe or begin a configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -46,6 +49,7 @@ pub fn run(cli: Cli, env: &Env) -> ExitCode {
         Command::Serve(args) => in_runtime(serve::run(args, env)),
         Command::Demo(args) => in_runtime(demo::run(args, env)),
         Command::Alerts(command) => in_runtime(alerts::run(command, env)),
+        Command::Status(args) => in_runtime(status::run(args, env)),
         Command::Standin(args) => in_runtime(stand_in(args)),
         Command::Config(command) => print(&config::run(&command, env, &Overrides::default())),
     }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -17,7 +17,10 @@ use tracing::{info, warn};
 
 use super::attempt::Attempt;
 use super::lease::{Lease, SharedPool};
-use super::{Answer, BackendHealth, Call, Gateway, GatewayError, HealthReport, PoolHealth, SessionHint};
+use super::{
+    Answer, BackendHealth, Call, DecisionFilter, Gateway, GatewayError, HealthReport, PoolHealth, SessionHint,
+    Settings, operate,
+};
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Failure, FailureKind, Fault};
 use crate::conversation::{Block, Catalog, Event, Request, Usage};
@@ -53,7 +56,7 @@ struct Shared {
     backends: ArcSwap<Backends>,
     catalog: ArcSwap<Catalog>,
     claude: ClaudeCli,
-    max_attempts: AtomicU32,
+    settings: ArcSwap<Settings>,
     started: Timestamp,
     draining: AtomicBool,
     /// Ends every answer.
@@ -72,7 +75,7 @@ impl PooledGateway {
         backends: Backends,
         catalog: Catalog,
         claude: ClaudeCli,
-        max_attempts: u32,
+        settings: Settings,
         tasks: Tasks,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -80,7 +83,7 @@ impl PooledGateway {
             backends: ArcSwap::from_pointee(backends),
             catalog: ArcSwap::from_pointee(catalog),
             claude,
-            max_attempts: AtomicU32::new(max_attempts.max(1)),
+            settings: ArcSwap::from_pointee(settings),
             started: clock::now(),
             draining: AtomicBool::new(false),
             kill: CancellationToken::new(),
@@ -100,11 +103,11 @@ impl PooledGateway {
         self.0.kill.cancel();
     }
 
-    /// Takes over changed backends, names of models and the number of attempts. Running answers keep what they have.
-    pub fn replace(&self, backends: Backends, catalog: Catalog, max_attempts: u32) {
-        self.0.max_attempts.store(max_attempts.max(1), Ordering::Relaxed);
+    /// Takes over changed backends, names of models and settings. Running answers keep what they have.
+    pub fn replace(&self, backends: Backends, catalog: Catalog, settings: Settings) {
         self.0.backends.store(Arc::new(backends));
         self.0.catalog.store(Arc::new(catalog));
+        self.0.settings.store(Arc::new(settings));
     }
 
     /// Tells the operator what is wrong with a changed configuration that was not taken over; `None` when all is well.
@@ -130,7 +133,7 @@ impl PooledGateway {
     async fn begin(&self, call: &Call) -> Result<Answer, GatewayError> {
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
-        for attempt in 0..self.0.max_attempts.load(Ordering::Relaxed) {
+        for attempt in 0..self.0.settings.load().max_attempts.max(1) {
             let lease = match self.lease(call, &tried, last.as_ref(), attempt).await {
                 Ok(lease) => lease,
                 Err(refusal) => return Err(refused(&refusal, last)),
@@ -300,6 +303,14 @@ impl Gateway for PooledGateway {
         }
         debug
     }
+
+    fn decisions(&self, filter: &DecisionFilter) -> Value {
+        operate::decisions(&self.0.pool, filter)
+    }
+
+    fn rebalance(&self) -> Value {
+        operate::rebalance(&self.0.pool, &self.0.settings.load().rebalancing)
+    }
 }
 
 fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
@@ -321,7 +332,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
 /// fingerprint of what stays the same over a conversation.
 fn session_key(call: &Call) -> SessionKey {
     if let SessionHint::Session(id) | SessionHint::CacheKey(id) = &call.session {
-        return SessionKey::Explicit(format!("{}/{id}", call.client).into());
+        return explicit_session(&call.client, id);
     }
     let mut hasher = DefaultHasher::new();
     call.client.hash(&mut hasher);
@@ -334,11 +345,16 @@ fn session_key(call: &Call) -> SessionKey {
     SessionKey::Fingerprint(hasher.finish())
 }
 
+/// The session that `client` calls `id`.
+pub(super) fn explicit_session(client: &str, id: &str) -> SessionKey {
+    SessionKey::Explicit(format!("{client}/{id}").into())
+}
+
 /// The client's error when nobody can serve. A provider's or our own failure on the way says more than "all are
 /// taken"; a limit does not, because the pool knows when the first of all limits ends.
 fn refused(refusal: &Refusal, last: Option<Failure>) -> GatewayError {
     match last {
-        Some(failure) if matches!(failure.fault(), Fault::Provider | Fault::Backend) => GatewayError::Failed(failure),
+        Some(failure) if failure.fault() != Fault::Subscription => GatewayError::Failed(failure),
         _ => {
             let known = refusal.retry_at.map(|instant| instant.since(clock::now()));
             // Where all are busy, an answer may end at any moment.

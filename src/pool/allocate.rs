@@ -9,7 +9,8 @@ use super::command::{Ask, Effect, Grant, LeaseId, Priority, Refusal, RefusalReas
 use super::explain::{CAUSES, Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason};
 use super::lease::Lease;
 use super::select::{Need, Place};
-use super::session::{Age, Ages, Kind, Session, SessionId, SessionRef};
+use super::session::{Age, Ages, Kind, Session, SessionId};
+use super::session_table::SessionRef;
 use super::subscription::{STICKY_SHARE, Subscription};
 use super::{Pool, Settings};
 

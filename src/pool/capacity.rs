@@ -10,7 +10,8 @@ use crate::units::{MicroUsd, Timestamp};
 
 use super::explain::{Cause, Exclusion};
 use super::subscription::Subscription;
-use super::usage::{DAY, Figures, MINUTE, Tally};
+use super::usage::{DAY, Figures, MINUTE};
+use super::window::Tally;
 
 /// What a subscription may use; a limit that is left out does not exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::units::{MicroUsd, Timestamp};
 
 use super::command::LeaseId;
-use super::session::SessionRef;
+use super::session_table::SessionRef;
 
 /// What has to be undone when a lease ends.
 #[derive(Clone, Copy, Debug)]

@@ -13,18 +13,21 @@ mod capacity;
 mod command;
 mod explain;
 mod health;
+mod learn;
 mod lease;
 mod limits;
 mod ramp;
 mod rebalance;
 mod select;
 mod session;
+mod session_table;
 mod settle;
 mod snapshot;
 mod strategy;
 mod subscription;
 mod upkeep;
 mod usage;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -47,7 +50,7 @@ pub use snapshot::{
 use explain::CAUSES;
 use lease::Leases;
 use select::Index;
-use session::Sessions;
+use session_table::Sessions;
 use strategy::{Lots, STRATEGIES};
 use subscription::Subscription;
 

@@ -5,7 +5,8 @@ use crate::units::Timestamp;
 use super::Pool;
 use super::command::Effect;
 use super::select::Place;
-use super::session::{Age, Kind, SessionRef};
+use super::session::{Age, Kind, Session};
+use super::session_table::SessionRef;
 
 impl Pool {
     /// One rebalancing cycle: when the current blocks of the dearest and the cheapest subscription cost differently
@@ -62,7 +63,7 @@ impl Pool {
     }
 
     /// Idle sessions of a subscription, explicit ones first, the longest unused first.
-    fn idle_sessions(&self, at: u32, now: Timestamp) -> impl Iterator<Item = (SessionRef, &super::session::Session)> {
+    fn idle_sessions(&self, at: u32, now: Timestamp) -> impl Iterator<Item = (SessionRef, &Session)> {
         let ages = self.settings.ages();
         [Kind::Explicit, Kind::Fingerprint].into_iter().flat_map(move |kind| {
             self.sessions

@@ -1,14 +1,13 @@
 //! What a subscription has used: an exact log of seven days, with running sums over every window that counts.
 //!
-//! A window is a position in the log and the sum of everything behind it. Moving it forward subtracts what falls out,
-//! so that recording and reading cost O(1) per record over its whole life, and sums never drift: they are integers.
+//! Recording and reading cost O(1) a record over its whole life; see [`super::window`].
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::units::{MicroUsd, Timestamp};
 
 use super::command::Spent;
+use super::window::{Record, Records, Tally, Window};
 
 /// The provider's long window.
 pub(super) const WEEK: Duration = Duration::from_hours(7 * 24);
@@ -24,115 +23,6 @@ const HOUR: Duration = Duration::from_hours(1);
 const FIVE_MINUTES: Duration = Duration::from_mins(5);
 /// How far beyond its length a reset time may lie before it is taken for a mistake.
 const RESET_TOLERANCE: Duration = Duration::from_mins(1);
-
-/// One request's use.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Record {
-    at: Timestamp,
-    cost: MicroUsd,
-    input: u32,
-    tokens: u32,
-}
-
-/// A sum of records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    /// Money.
-    pub(super) cost: MicroUsd,
-    /// Input tokens, cached or not.
-    pub(super) input: u64,
-    /// All tokens.
-    pub(super) tokens: u64,
-}
-
-impl Tally {
-    fn add(&mut self, record: &Record) {
-        self.cost += record.cost;
-        self.input += u64::from(record.input);
-        self.tokens += u64::from(record.tokens);
-    }
-
-    fn remove(&mut self, record: &Record) {
-        self.cost -= record.cost;
-        self.input -= u64::from(record.input);
-        self.tokens -= u64::from(record.tokens);
-    }
-}
-
-/// The records themselves, oldest first, numbered without gaps from the first one ever.
-#[derive(Clone, Debug, Default)]
-struct Records {
-    held: VecDeque<Record>,
-    /// The number of the oldest held record.
-    first: u64,
-}
-
-impl Records {
-    fn at(&self, number: u64) -> Option<&Record> {
-        let offset = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        self.held.get(offset)
-    }
-
-    fn newest(&self) -> Option<Timestamp> {
-        self.held.back().map(|record| record.at)
-    }
-
-    fn forget_before(&mut self, start: Timestamp) {
-        while self.held.front().is_some_and(|record| record.at < start) {
-            self.held.pop_front();
-            self.first += 1;
-        }
-    }
-}
-
-/// Everything from one record on.
-#[derive(Clone, Copy, Debug, Default)]
-struct Window {
-    /// The number of the first record inside.
-    next: u64,
-    tally: Tally,
-}
-
-impl Window {
-    /// Makes the window begin at `start`, which usually is a little later than before.
-    fn seek(&mut self, start: Timestamp, records: &Records) {
-        while let Some(record) = records.at(self.next).filter(|record| record.at < start) {
-            self.tally.remove(record);
-            self.next += 1;
-        }
-        // A reset time that the provider corrects can move the start back.
-        while let Some(before) = self.next.checked_sub(1)
-            && let Some(record) = records.at(before).filter(|record| record.at >= start)
-        {
-            self.tally.add(record);
-            self.next = before;
-        }
-    }
-
-    /// When its sum falls below `limit` as its records become `length` old; `None` if it already is below.
-    fn falls_below(
-        mut self,
-        length: Duration,
-        records: &Records,
-        measure: impl Fn(&Tally) -> i64,
-        limit: i64,
-    ) -> Option<Timestamp> {
-        let mut falls_at = None;
-        while measure(&self.tally) >= limit
-            && let Some(record) = records.at(self.next)
-        {
-            self.tally.remove(record);
-            self.next += 1;
-            falls_at = Some(record.at + length);
-        }
-        falls_at
-    }
-
-    /// When the oldest record inside is `length` old.
-    fn next_expiry(&self, length: Duration, records: &Records) -> Option<Timestamp> {
-        records.at(self.next).map(|record| record.at + length)
-    }
-}
 
 /// A 5-hour window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,7 +114,7 @@ impl UsageLog {
             self.block = Some(Block { start: record.at, end: record.at + BLOCK });
             self.block_window = self.empty_window();
         }
-        self.records.held.push_back(record);
+        self.records.push(record);
         let Self { week, day, hour, five_minutes, minute, block_window, .. } = self;
         for window in [week, day, hour, five_minutes, minute, block_window] {
             window.tally.add(&record);
@@ -335,7 +225,7 @@ impl UsageLog {
 
     /// Whether nothing of the last week is left.
     pub(super) fn is_empty(&self) -> bool {
-        self.records.held.is_empty()
+        self.records.is_empty()
     }
 
     fn is_settled(&self, now: Timestamp) -> bool {
@@ -345,7 +235,7 @@ impl UsageLog {
     fn settled_until(&self, now: Timestamp) -> Timestamp {
         let rolling = [(self.day, DAY), (self.hour, HOUR), (self.five_minutes, FIVE_MINUTES), (self.minute, MINUTE)];
         let expiries = rolling.into_iter().filter_map(|(window, length)| window.next_expiry(length, &self.records));
-        let oldest = self.records.held.front().map(|record| record.at + WEEK);
+        let oldest = self.records.oldest().map(|oldest| oldest + WEEK);
         // A new record is the first to leave the last minute, unless others are in it.
         expiries.chain(oldest).chain(self.next_change(now, false)).min().unwrap_or(now + MINUTE).min(now + MINUTE)
     }
@@ -359,7 +249,7 @@ impl UsageLog {
     }
 
     fn empty_window(&self) -> Window {
-        Window { next: self.records.first + self.records.held.len() as u64, tally: Tally::default() }
+        Window::after(&self.records)
     }
 }
 
@@ -379,11 +269,6 @@ mod tests {
 
     fn now() -> Timestamp {
         Timestamp::from_secs(1_800_000_000)
-    }
-
-    #[test]
-    fn a_record_is_small() {
-        assert!(size_of::<Record>() <= 32);
     }
 
     #[test]

@@ -21,29 +21,29 @@ use auth_pool::units::{MicroUsd, Timestamp};
 use futures_util::{StreamExt as _, stream};
 
 /// What a backend answers, call after call; the last answer is repeated.
-struct Scripted {
+pub(super) struct Scripted {
     answers: Mutex<Vec<Vec<Result<Event, Failure>>>>,
     calls: AtomicUsize,
     /// Streams that have not been dropped.
-    open: Arc<AtomicUsize>,
+    pub(super) open: Arc<AtomicUsize>,
     /// Never ends after what it says.
     hangs: bool,
 }
 
 impl Scripted {
-    fn new(answers: Vec<Vec<Result<Event, Failure>>>) -> Arc<Self> {
+    pub(super) fn new(answers: Vec<Vec<Result<Event, Failure>>>) -> Arc<Self> {
         Arc::new(Self { answers: Mutex::new(answers), calls: AtomicUsize::new(0), open: Arc::default(), hangs: false })
     }
 
-    fn good() -> Arc<Self> {
+    pub(super) fn good() -> Arc<Self> {
         Self::new(vec![good()])
     }
 
-    fn failing(kind: FailureKind) -> Arc<Self> {
+    pub(super) fn failing(kind: FailureKind) -> Arc<Self> {
         Self::new(vec![vec![Err(Failure::new(kind, "scripted"))]])
     }
 
-    fn calls(&self) -> usize {
+    pub(super) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 }
@@ -71,7 +71,7 @@ impl Backend for Scripted {
     }
 }
 
-fn good() -> Vec<Result<Event, Failure>> {
+pub(super) fn good() -> Vec<Result<Event, Failure>> {
     let usage = Usage { input: 100, output: 10, ..Usage::default() };
     vec![
         Ok(Event::Started(usage)),
@@ -81,7 +81,7 @@ fn good() -> Vec<Result<Event, Failure>> {
     ]
 }
 
-fn limited(resets_in: u64) -> FailureKind {
+pub(super) fn limited(resets_in: u64) -> FailureKind {
     FailureKind::Limited(LimitReport {
         status: LimitStatus::Rejected,
         window: Some(Window::FiveHour),
@@ -90,13 +90,30 @@ fn limited(resets_in: u64) -> FailureKind {
     })
 }
 
-struct Bench {
-    gateway: PooledGateway,
-    pool: SharedPool,
-    tasks: Tasks,
+pub(super) struct Bench {
+    pub(super) gateway: PooledGateway,
+    pub(super) pool: SharedPool,
+    pub(super) tasks: Tasks,
+}
+
+pub(super) const REBALANCING: RebalanceSettings =
+    RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_micros(5_000_000), max_moves: 3 };
+
+pub(super) fn gateway_settings() -> auth_pool::gateway::Settings {
+    auth_pool::gateway::Settings { max_attempts: 3, rebalancing: REBALANCING }
 }
 
 fn bench(backends: &[Arc<Scripted>]) -> Bench {
+    let backends: Vec<_> = backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>).collect();
+    bench_with(&backends, gateway_settings(), |_| {})
+}
+
+/// A bench whose pool's rules are changed by `adjust`.
+pub(super) fn bench_with(
+    backends: &[Arc<dyn Backend>],
+    gateway: auth_pool::gateway::Settings,
+    adjust: impl FnOnce(&mut Settings),
+) -> Bench {
     let names: Vec<Arc<str>> = (1..=backends.len()).map(|number| format!("sub{number}").into()).collect();
     let subscription = |id: &Arc<str>| SubscriptionSettings {
         id: Arc::clone(id),
@@ -109,20 +126,20 @@ fn bench(backends: &[Arc<Scripted>]) -> Bench {
         priority: Priority::Normal,
         capacity: CapacityLimits::default(),
     };
-    let settings = Settings {
+    let mut settings = Settings {
         subscriptions: names.iter().map(subscription).collect(),
         max_clients: 15,
         weekly_budget_threshold: 0.85,
         selection: SelectionSettings::default(),
-        rebalancing: RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_usd(5.0), max_moves: 3 },
+        rebalancing: REBALANCING,
         breaker: BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: Duration::from_secs(300) },
         session_idle_after: Duration::from_secs(300),
         session_stale_after: Duration::from_secs(3600),
     };
+    adjust(&mut settings);
     let tasks = Tasks::default();
     let pool = SharedPool::new(Pool::new(settings, clock::now()));
-    let by_name: HashMap<Arc<str>, Arc<dyn Backend>> =
-        names.into_iter().zip(backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>)).collect();
+    let by_name: HashMap<Arc<str>, Arc<dyn Backend>> = names.into_iter().zip(backends.iter().cloned()).collect();
     let spares = SpareSettings {
         max_processes: 1,
         max_spares: 0,
@@ -131,11 +148,11 @@ fn bench(backends: &[Arc<Scripted>]) -> Bench {
         max_line_bytes: 1024,
     };
     let claude = ClaudeCli::new(spares, &tasks);
-    let gateway = PooledGateway::new(pool.clone(), by_name, Catalog::new([], []), claude, 3, tasks.clone());
+    let gateway = PooledGateway::new(pool.clone(), by_name, Catalog::new([], []), claude, gateway, tasks.clone());
     Bench { gateway, pool, tasks }
 }
 
-fn call(session: &str) -> Call {
+pub(super) fn call(session: &str) -> Call {
     Call {
         request: Request {
             model: Arc::new(Model::named("claude-sonnet-4-5")),
@@ -152,20 +169,20 @@ fn call(session: &str) -> Call {
     }
 }
 
-async fn read(answer: Answer) -> Vec<Result<Event, GatewayError>> {
+pub(super) async fn read(answer: Answer) -> Vec<Result<Event, GatewayError>> {
     answer.events.collect().await
 }
 
 impl Bench {
-    async fn chat(&self, session: &str) -> Result<Answer, GatewayError> {
+    pub(super) async fn chat(&self, session: &str) -> Result<Answer, GatewayError> {
         self.gateway.chat(call(session)).await
     }
 
-    fn in_flight(&self) -> usize {
+    pub(super) fn in_flight(&self) -> usize {
         self.pool.with(|pool, _| (pool.in_flight(), Vec::new()))
     }
 
-    fn status(&self, index: usize) -> (Status, f64, u32) {
+    pub(super) fn status(&self, index: usize) -> (Status, f64, u32) {
         let view = self.pool.with(|pool, now| (pool.snapshot(now), Vec::new())).subscriptions.swap_remove(index);
         (view.status, view.weekly_used, view.in_flight)
     }

@@ -47,8 +47,10 @@ const CRITICAL: (bool, Severity) = (false, Severity::Critical);
 const EMERGENCY: (bool, Severity) = (false, Severity::Emergency);
 const OVER: (bool, Severity) = (true, Severity::Info);
 
-/// Goes through `(when, percent, the week's end, expected)`.
-fn walk(book: &mut Rulebook, steps: &[(Duration, f64, Option<Timestamp>, &[(f64, (bool, Severity))])]) {
+/// When, percent, the week's end, and what is expected: threshold and what is said of it.
+type Step<'a> = (Duration, f64, Option<Timestamp>, &'a [(f64, (bool, Severity))]);
+
+fn walk(book: &mut Rulebook, steps: &[Step<'_>]) {
     for (after, percent, week_ends, expected) in steps {
         let notices = book.look(NOW + *after, vec![week_of("sub1", *percent, *week_ends)]);
         let expected: Vec<_> = expected.iter().map(|(share, (over, severity))| (*share, *over, *severity)).collect();
