@@ -111,11 +111,15 @@ def start(build: Build, standin: Standin, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def shared_proxy(
-    build: Build, standin_process: Standin, tmp_path_factory: pytest.TempPathFactory
+    build: Build, standin_process: Standin, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Proxy]:
-    """One proxy for a module whose tests leave it as it was: three equal subscriptions, a spare for each."""
+    """One proxy for a module whose tests leave it as it was: three equal subscriptions.
+
+    Each has a spare, unless the module says how many with `SPARES`: where processes are counted, none may be started
+    in the background.
+    """
     for start_one in _starter(build, standin_process, tmp_path_factory):
-        yield start_one(spares=1)
+        yield start_one(spares=getattr(request.module, "SPARES", 1))
 
 
 @pytest.fixture

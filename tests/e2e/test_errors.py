@@ -11,6 +11,9 @@ from harness.chat import EXACT, ask, stream, user
 from harness.proxy import Proxy
 from harness.standin import Json, Standin
 
+#: Nothing is started ahead of need, so that every process that is started is seen.
+SPARES = 0
+
 
 def test_a_bad_request_names_its_field(client: OpenAI, proxy: Proxy, standin: Standin) -> None:
     with proxy.nothing_started(), pytest.raises(openai.BadRequestError) as caught:

@@ -10,6 +10,9 @@ from harness.processes import command_line
 from harness.proxy import Proxy
 from harness.standin import Standin
 
+#: Nothing is started ahead of need, so that every process that is started is seen.
+SPARES = 0
+
 CHAT = "/v1/chat/completions"
 
 

@@ -190,7 +190,7 @@ impl Spares {
 
     fn take(&self, launch: &Arc<Launch>) -> Option<Process> {
         let mut state = self.state();
-        state.ready.retain(|spare| !spare.process.has_ended());
+        state.sweep();
         let position = state.ready.iter().position(|spare| spare.launch == *launch)?;
         let taken = state.ready.remove(position).map(|spare| spare.process);
         drop(state);
@@ -280,7 +280,7 @@ impl Spares {
             return None;
         }
         state.refill_at = None;
-        state.ready.retain(|spare| !spare.process.has_ended());
+        state.sweep();
         let State { ready, demand, max_spares, .. } = &mut *state;
         // The kind used last keeps its spare however long ago that was.
         let mut newest = true;
@@ -318,6 +318,21 @@ impl Spares {
 }
 
 impl State {
+    /// Lets go of spares that have ended. One that ends by itself would do so again: its kind is left alone for a while.
+    fn sweep(&mut self) {
+        let Self { ready, demand, .. } = self;
+        ready.retain(|spare| {
+            if !spare.process.has_ended() {
+                return true;
+            }
+            warn!("a spare has ended by itself");
+            if let Some(kind) = demand.iter_mut().find(|kind| kind.launch == spare.launch) {
+                kind.not_before = Some(Instant::now() + RETRY_AFTER);
+            }
+            false
+        });
+    }
+
     fn note_demand(&mut self, launch: &Arc<Launch>) {
         let known = self.demand.iter().position(|kind| kind.launch == *launch);
         let not_before = known.and_then(|position| self.demand.remove(position)).and_then(|kind| kind.not_before);
