@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::units::{MicroUsd, Timestamp};
 
-use super::command::{Ask, Effect, Grant, LeaseId, Refusal, RefusalReason};
+use super::command::{Ask, Effect, Grant, LeaseId, Priority, Refusal, RefusalReason, Strategy};
 use super::explain::{CAUSES, Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason};
 use super::lease::Lease;
-use super::select::Place;
+use super::select::{Need, Place};
 use super::session::{Age, Ages, Kind, Session, SessionId, SessionRef};
 use super::subscription::{STICKY_SHARE, Subscription};
 use super::{Pool, Settings};
@@ -57,6 +57,7 @@ impl Pool {
         let decision = self.decide(now, ask, pick.at, reason);
         self.make_room(now, &pick);
         let session = self.sessions.insert(id, kind, pick.at, now);
+        self.note_choice(pick.at);
         let lease = self.grant(now, ask, pick.at, session, kind == Kind::Fingerprint);
         if let Some(surplus) = self.sessions.surplus_fingerprint() {
             self.sessions.remove(surplus);
@@ -100,6 +101,7 @@ impl Pool {
         }
         // An explicit session holds a slot where it is assigned; anywhere else its request needs one of its own.
         let own_slot = soft || stays;
+        self.note_choice(pick.at);
         let lease = self.grant(now, ask, pick.at, at, own_slot);
         if !stays {
             self.refresh(home, now);
@@ -124,13 +126,24 @@ impl Pool {
     }
 
     /// The best subscription for a request that is not bound to one.
-    fn pick(&self, now: Timestamp, ask: &Ask<'_>) -> Option<Pick> {
+    fn pick(&mut self, now: Timestamp, ask: &Ask<'_>) -> Option<Pick> {
+        let need = Need::from(ask);
+        // Lots lie on a ring: beginning anywhere on it gives everybody the same chance.
+        let from = (self.strategies[0] == Strategy::Random).then(|| self.lots.draw());
         let untried = |at: u32| already_tried(self.member(at), ask).is_none();
-        if let Some(at) = self.index.best(ask.family, untried) {
+        if let Some(at) = self.index.best(need, from, untried) {
             return Some(Pick { at, gives_way: false });
         }
-        let at = self.index.longest_idle(ask.family, self.idle_since(now), untried)?;
+        let at = self.index.longest_idle(need, self.idle_since(now), untried)?;
         Some(Pick { at, gives_way: true })
+    }
+
+    fn note_choice(&mut self, at: u32) {
+        let lot = self.lots.draw();
+        let granted = self.leases.granted() + 1;
+        let member = self.member_mut(at);
+        member.lot = lot;
+        member.last_chosen = granted;
     }
 
     fn make_room(&mut self, now: Timestamp, pick: &Pick) {
@@ -192,14 +205,17 @@ impl Pool {
     /// Why a subscription cannot take a request that is not bound to it.
     fn exclusion(&self, now: Timestamp, ask: &Ask<'_>, at: u32) -> Option<Exclusion> {
         let member = self.member(at);
-        member.outage(now).or_else(|| member.family_exclusion(now, ask.family)).or_else(|| self.shortage(now, at))
+        member
+            .outage(now)
+            .or_else(|| member.family_exclusion(now, ask.family))
+            .or_else(|| self.shortage(now, at, ask.priority))
     }
 
     /// Why a subscription cannot take a new session, apart from outages.
-    pub(super) fn shortage(&self, now: Timestamp, at: u32) -> Option<Exclusion> {
+    pub(super) fn shortage(&self, now: Timestamp, at: u32, priority: Priority) -> Option<Exclusion> {
         let member = self.member(at);
         let figures = member.usage.figures(now);
-        let share = member.new_session_share(self.settings.weekly_budget_threshold);
+        let share = member.new_session_share(self.settings.weekly_budget_threshold, priority);
         member
             .budget_exclusion(now, &figures, share)
             .or_else(|| member.reserve_exclusion(now, &figures, share))
@@ -228,7 +244,7 @@ impl Pool {
         } else if self.order.len() <= SMALL_POOL {
             self.all_candidates(now, ask)
         } else {
-            let first = self.index.first(ask.family, CANDIDATES_SHOWN);
+            let first = self.index.first(ask.into(), CANDIDATES_SHOWN);
             first.into_iter().map(|at| self.candidate(at, already_tried(self.member(at), ask))).collect()
         };
         Arc::new(Decision {
@@ -248,7 +264,7 @@ impl Pool {
             .order
             .iter()
             .map(|&at| match self.member(at).place {
-                Some(place @ Place::Ready(_, rank)) if place.is_ready_for(ask.family) => {
+                Some(place @ Place::Ready(_, rank)) if place.is_ready_for(ask.into()) => {
                     (Some(rank), at, already_tried(self.member(at), ask))
                 }
                 _ => (None, at, self.refusal_cause(now, ask, at)),

@@ -36,6 +36,8 @@ pub struct Ask<'a> {
     pub estimated_cost: MicroUsd,
     /// Input tokens, estimated; counted against capacity windows.
     pub estimated_tokens: u64,
+    /// How important the request is: how far it may go into the owners' reserve.
+    pub priority: Priority,
     /// Subscriptions that this request has already tried.
     pub exclude: &'a [Arc<str>],
 }
@@ -211,6 +213,8 @@ pub struct Settings {
     pub max_clients: u32,
     /// Share of the weekly budget from which on no new session is given to a subscription (0.85).
     pub weekly_budget_threshold: f64,
+    /// How a subscription is chosen for a new session.
+    pub selection: SelectionSettings,
     /// The rebalancer's rules.
     pub rebalancing: RebalanceSettings,
     /// The breaker's rules.
@@ -242,8 +246,9 @@ pub struct SubscriptionSettings {
     pub priority: Priority,
 }
 
-/// See [`SubscriptionSettings::priority`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// How much of the owner's reserve may be used: by the pool, for [`SubscriptionSettings::priority`], and by one request,
+/// for [`Ask::priority`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// New sessions stop 0.15 before the threshold.
@@ -253,6 +258,37 @@ pub enum Priority {
     Normal,
     /// New sessions go on to 0.95.
     High,
+}
+
+/// See [`Settings::selection`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SelectionSettings {
+    /// What decides.
+    pub strategy: Strategy,
+    /// What decides where the strategy sees no difference, in this order. Last come, always: fewest requests in flight,
+    /// least recently used, order of the configuration.
+    pub fallbacks: [Option<Strategy>; 2],
+    /// Where the random strategy starts: the same seed makes the same choices.
+    pub seed: u64,
+}
+
+/// A rule for choosing among the subscriptions that can take a new session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// The best health score.
+    #[default]
+    Health,
+    /// The smallest share of client slots and request places in use.
+    LeastLoaded,
+    /// One after the other.
+    RoundRobin,
+    /// Any, each as likely.
+    Random,
+    /// By priority, then by the order of the configuration: the first one that can.
+    Priority,
+    /// What would expire soonest unused is used first.
+    Pace,
 }
 
 /// See [`Settings::rebalancing`].

@@ -26,6 +26,9 @@ pub(super) const FAMILIES: [Family; 6] =
 pub(super) struct FamilyMask(u8);
 
 impl FamilyMask {
+    #[cfg(test)]
+    pub(super) const NONE: Self = Self(0);
+
     pub(super) fn contains(self, family: Family) -> bool {
         self.0 & (1 << family_index(family)) != 0
     }

@@ -20,6 +20,7 @@ mod select;
 mod session;
 mod settle;
 mod snapshot;
+mod strategy;
 mod subscription;
 mod upkeep;
 mod usage;
@@ -44,6 +45,7 @@ use explain::CAUSES;
 use lease::Leases;
 use select::Index;
 use session::Sessions;
+use strategy::{Lots, STRATEGIES};
 use subscription::Subscription;
 
 /// Decisions that are kept for the operator.
@@ -62,6 +64,8 @@ pub struct Pool {
     by_id: HashMap<Arc<str>, u32>,
     sessions: Sessions,
     leases: Leases,
+    strategies: [Strategy; STRATEGIES],
+    lots: Lots,
     index: Index,
     /// How many members can take no new session, by cause.
     excluded: [u32; CAUSES],
@@ -83,6 +87,8 @@ impl Pool {
             by_id: HashMap::new(),
             sessions: Sessions::default(),
             leases: Leases::default(),
+            strategies: [Strategy::Health; STRATEGIES],
+            lots: Lots::new(0),
             index: Index::default(),
             excluded: [0; CAUSES],
             timers: BinaryHeap::new(),

@@ -9,7 +9,7 @@ use crate::units::Timestamp;
 
 use super::Pool;
 use super::breaker::Breaker;
-use super::command::Status;
+use super::command::{Priority, Status};
 use super::explain::{Exclusion, SessionLabel, Source};
 use super::health::HealthBreakdown;
 use super::limits::{Lock, window_name};
@@ -247,7 +247,7 @@ impl Pool {
 
     /// Why a member can take no new session of any family.
     fn unavailability(&self, at: u32, now: Timestamp) -> Option<Exclusion> {
-        self.member(at).outage(now).or_else(|| self.shortage(now, at))
+        self.member(at).outage(now).or_else(|| self.shortage(now, at, Priority::Normal))
     }
 
     fn view(&self, at: u32, now: Timestamp) -> SubscriptionView {

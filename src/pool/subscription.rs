@@ -59,6 +59,12 @@ pub(super) struct Subscription {
     pub(super) reserved: MicroUsd,
     /// When it was last granted, counted in grants.
     pub(super) last_granted: u64,
+    /// When it was last granted to a request that could have gone elsewhere.
+    pub(super) last_chosen: u64,
+    /// Drawn anew whenever it is chosen.
+    pub(super) lot: i64,
+    /// Its place in the configuration.
+    pub(super) position: u32,
     pub(super) last_usage: Option<Timestamp>,
     /// Available, approaching or limited by its budget, as last announced, and since when.
     pub(super) level: Status,
@@ -118,6 +124,9 @@ impl Subscription {
             own_slots: 0,
             reserved: MicroUsd::ZERO,
             last_granted: 0,
+            last_chosen: 0,
+            lot: 0,
+            position: 0,
             last_usage: None,
             level: Status::Available,
             level_since: now,
@@ -235,14 +244,21 @@ impl Subscription {
         (own || provider).then(|| Exclusion::new(Cause::BudgetReserved, None, None))
     }
 
-    /// The share of the weekly budget up to which it takes new sessions.
-    pub(super) fn new_session_share(&self, threshold: f64) -> f64 {
-        let share = match self.settings.priority {
-            Priority::Low => threshold - LOW_PRIORITY_RESERVE,
-            Priority::Normal => threshold,
-            Priority::High => threshold.max(LIMITED_SHARE),
+    /// The share of the weekly budget up to which it takes new sessions with requests of this priority. The owner's
+    /// and the request's word add up: both can only move the threshold between 0.15 below it and 0.95.
+    pub(super) fn new_session_share(&self, threshold: f64, request: Priority) -> f64 {
+        let step = |share: f64, priority| match priority {
+            Priority::Low => share - LOW_PRIORITY_RESERVE,
+            Priority::Normal => share,
+            Priority::High => share + (LIMITED_SHARE - threshold).max(0.0),
         };
-        share.min(LIMITED_SHARE)
+        step(step(threshold, self.settings.priority), request).min(LIMITED_SHARE)
+    }
+
+    /// The least important requests for which it takes new sessions, as far as `spent` tells of a share of the budget.
+    pub(super) fn least_priority(&self, threshold: f64, spent: impl Fn(f64) -> bool) -> Option<Priority> {
+        let open = |priority: &Priority| !spent(self.new_session_share(threshold, *priority));
+        [Priority::Low, Priority::Normal, Priority::High].into_iter().find(open)
     }
 
     /// What keeps a request away until another one ends.

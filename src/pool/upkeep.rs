@@ -1,17 +1,23 @@
 //! Keeping up: with the time, with the configuration, and with what the operator says.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use crate::units::Timestamp;
 
 use super::Pool;
-use super::command::{Effect, SessionKey, Settings, SubscriptionSettings};
-use super::select::{Openness, Place, Rank, highest_first};
+use super::command::{Effect, Priority, SelectionSettings, SessionKey, Settings, Strategy, SubscriptionSettings};
+use super::explain::Cause;
+use super::select::{Openness, Place, Rank};
 use super::session::{Kind, SessionId, SessionRef};
+use super::strategy::{Lots, Qualities, preference};
 use super::subscription::Subscription;
+use super::usage::Figures;
 
 /// Sessions that one tick forgets at most, so that no tick holds the pool for long.
 const FORGOTTEN_A_TICK: usize = 4096;
+/// How often a rolling week's place in the pace is looked at again, because it alone drifts with the time.
+const PACE_REVIEW: Duration = Duration::from_hours(1);
 
 impl Pool {
     /// Announces what time alone has changed and forgets stale sessions. Decisions do not depend on it.
@@ -28,12 +34,14 @@ impl Pool {
         self.advance(now);
         let members = std::mem::take(&mut settings.subscriptions);
         self.settings = settings;
+        self.choose_strategies();
         let mut order = Vec::with_capacity(members.len());
         let mut listed = vec![false; self.subscriptions.len() + members.len()];
         for member in members {
             let at = self.take_in(now, member);
             // Of two with the same id the later one's settings count.
             if !std::mem::replace(&mut listed[at as usize], true) {
+                self.member_mut(at).position = u32::try_from(order.len()).unwrap_or(u32::MAX);
                 order.push(at);
             }
         }
@@ -50,6 +58,14 @@ impl Pool {
         self.take_effects()
     }
 
+    fn choose_strategies(&mut self) {
+        let SelectionSettings { strategy, fallbacks: [second, third], seed } = self.settings.selection;
+        // A strategy that is named twice sees no difference the second time.
+        let second = second.unwrap_or(strategy);
+        self.strategies = [strategy, second, third.unwrap_or(second)];
+        self.lots = Lots::new(seed);
+    }
+
     /// Adds a member, or changes the one with the same id.
     fn take_in(&mut self, now: Timestamp, settings: SubscriptionSettings) -> u32 {
         let max_clients = settings.max_clients.unwrap_or(self.settings.max_clients);
@@ -64,7 +80,8 @@ impl Pool {
             return at;
         }
         let id = settings.id.clone();
-        let member = Subscription::new(settings, max_clients, now);
+        let mut member = Subscription::new(settings, max_clients, now);
+        member.lot = self.lots.draw();
         let at = if let Some(at) = self.vacant.pop() {
             *self.member_mut(at) = member;
             at
@@ -159,7 +176,7 @@ impl Pool {
         let figures = member.usage.figures(now);
         member.announce_level(now, &figures, &mut self.pending);
         member.health = member.health_at(now, &figures, member.clients(sessions));
-        let (place, cause) = self.placing(at, now);
+        let (place, cause) = self.placing(at, now, &figures);
         let next = self.member(at).next_change(now, &figures);
 
         let member = &mut self.subscriptions[at as usize];
@@ -174,6 +191,8 @@ impl Pool {
             }
             member.counted = cause;
         }
+        let drifts = self.strategies.contains(&Strategy::Pace) && member.usage.week_reset_after(now).is_none();
+        let next = next.into_iter().chain(drifts.then(|| now + PACE_REVIEW)).min();
         if let Some(next) = next
             && member.scheduled.is_none_or(|scheduled| next < scheduled)
         {
@@ -182,36 +201,55 @@ impl Pool {
         }
     }
 
-    /// Where a member belongs in the index, and why it cannot take a new session now.
-    fn placing(&self, at: u32, now: Timestamp) -> (Option<Place>, Option<super::Cause>) {
+    /// Where a member belongs in the index, and why it cannot take an ordinary new session now.
+    fn placing(&self, at: u32, now: Timestamp, figures: &Figures) -> (Option<Place>, Option<Cause>) {
         let member = self.member(at);
         if let Some(outage) = member.outage(now) {
             return (None, Some(outage.cause));
         }
-        let figures = member.usage.figures(now);
-        let share = member.new_session_share(self.settings.weekly_budget_threshold);
-        if member.budget_spent(now, &figures, share) {
-            return (None, Some(super::Cause::BudgetSpent));
-        }
-        if let Some(reserved) = member.reserve_exclusion(now, &figures, share) {
-            return (None, Some(reserved.cause));
-        }
-        let openness = Openness { closed_families: member.limits.locked_families(now) };
-        match member.congestion(now, self.explicit_sessions(at), true).map(|exclusion| exclusion.cause) {
-            None => {
-                let rank = Rank {
-                    preference: highest_first(member.health.unclamped()),
-                    in_flight: member.in_flight,
-                    last_granted: member.last_granted,
-                    subscription: at,
-                };
-                (Some(Place::Ready(openness, rank)), None)
-            }
-            Some(cause @ super::Cause::SlotsFull) => {
+        let threshold = self.settings.weekly_budget_threshold;
+        let spent = |share| member.budget_spent(now, figures, share);
+        let reserved = |share| spent(share) || member.reserve_exclusion(now, figures, share).is_some();
+        let Some(least_priority) = member.least_priority(threshold, reserved) else {
+            let everything = spent(member.new_session_share(threshold, Priority::Normal));
+            return (None, Some(if everything { Cause::BudgetSpent } else { Cause::BudgetReserved }));
+        };
+        let closed_families = member.limits.locked_families(now);
+        let openness = Openness { least_priority, closed_families };
+        let sessions = self.explicit_sessions(at);
+        let congestion = member.congestion(now, sessions, true).map(|exclusion| exclusion.cause);
+        let place = match congestion {
+            None => Some(Place::Ready(openness, self.rank(at, now, figures))),
+            Some(Cause::SlotsFull) => {
                 let longest_unused = self.sessions.longest_unused(at, Kind::Explicit);
-                (longest_unused.map(|(_, session)| Place::Full(openness, session.last_used, at)), Some(cause))
+                longest_unused.map(|(_, session)| Place::Full(openness, session.last_used, at))
             }
-            Some(cause) => (None, Some(cause)),
+            Some(_) => None,
+        };
+        let reserve = (least_priority > Priority::Normal).then_some(Cause::BudgetSpent);
+        (place, congestion.or(reserve))
+    }
+
+    fn rank(&self, at: u32, now: Timestamp, figures: &Figures) -> Rank {
+        let member = self.member(at);
+        let qualities = Qualities {
+            health: member.health.unclamped(),
+            clients: (member.clients(self.explicit_sessions(at)), member.max_clients),
+            in_flight: (member.in_flight, member.settings.max_concurrent),
+            last_chosen: member.last_chosen,
+            lot: member.lot,
+            priority: member.settings.priority,
+            position: member.position,
+            week_share: member.week_use(now, figures).share(),
+            week_reset: member.usage.week_reset_after(now),
+            block_share: member.block_percent(now, figures) / 100.0,
+        };
+        Rank {
+            preference: preference(self.strategies, &qualities, now),
+            in_flight: member.in_flight,
+            last_granted: member.last_granted,
+            position: member.position,
+            subscription: at,
         }
     }
 }

@@ -6,6 +6,7 @@ mod properties;
 mod reload;
 mod selection;
 mod sessions;
+mod strategies;
 mod view;
 
 use std::sync::Arc;
@@ -102,6 +103,7 @@ fn settings(subscriptions: Vec<SubscriptionSettings>) -> Settings {
         subscriptions,
         max_clients: 15,
         weekly_budget_threshold: 0.85,
+        selection: SelectionSettings::default(),
         rebalancing: RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_usd(5.0), max_moves: 3 },
         breaker: BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: MINUTE * 5 },
         session_idle_after: MINUTE * 5,
@@ -128,6 +130,7 @@ fn ask(session: &str) -> Ask<'static> {
         family: Family::Sonnet,
         estimated_cost: MicroUsd::ZERO,
         estimated_tokens: 0,
+        priority: Priority::Normal,
         exclude: &[],
     }
 }

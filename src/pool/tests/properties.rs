@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use proptest::prelude::*;
+use proptest::prelude::{Just, ProptestConfig, TestCaseError, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::strategy::Strategy as _;
 
 use super::*;
 
 #[derive(Clone, Debug)]
 enum Command {
-    Acquire { session: u8, soft: bool, opus: bool, estimate: u32, exclude: Option<u8> },
+    Acquire { session: u8, soft: bool, opus: bool, urgency: u8, estimate: u32, exclude: Option<u8> },
     Finish { which: usize, outcome: u8, cost: u32, wait: u32 },
     Observe { member: u8, window: u8, percent: u8, rejected: bool, reset: u32 },
     Wait(u32),
@@ -18,12 +19,12 @@ enum Command {
     Restore(u8),
 }
 
-fn command() -> impl Strategy<Value = Command> {
-    let acquire = (any::<u8>(), any::<bool>(), any::<bool>(), 0..3_000_000_u32, proptest::option::of(0..6_u8));
+fn command() -> impl proptest::strategy::Strategy<Value = Command> {
+    let acquire = (any::<u8>(), any::<bool>(), any::<bool>(), 0..3_u8, 0..3_000_000_u32, proptest::option::of(0..6_u8));
     let finish = (any::<usize>(), 0..10_u8, 0..20_000_000_u32, 0..7_200_000_u32);
     prop_oneof![
-        8 => acquire.prop_map(|(session, soft, opus, estimate, exclude)| {
-            Command::Acquire { session: session % 24, soft, opus, estimate, exclude }
+        8 => acquire.prop_map(|(session, soft, opus, urgency, estimate, exclude)| {
+            Command::Acquire { session: session % 24, soft, opus, urgency, estimate, exclude }
         }),
         8 => finish.prop_map(|(which, outcome, cost, wait)| Command::Finish { which, outcome, cost, wait }),
         1 => (0..6_u8, 0..4_u8, 0..120_u8, any::<bool>(), 0..700_000_u32).prop_map(
@@ -49,7 +50,17 @@ fn rules(members: u8, max_clients: u8, disabled: u8) -> Settings {
             ..member(&format!("s{number}"))
         })
         .collect();
-    Settings { max_clients: u32::from(max_clients), ..settings(members) }
+    let strategies = [
+        Strategy::Health,
+        Strategy::LeastLoaded,
+        Strategy::RoundRobin,
+        Strategy::Random,
+        Strategy::Priority,
+        Strategy::Pace,
+    ];
+    let strategy = strategies[usize::from(disabled) % strategies.len()];
+    let selection = SelectionSettings { strategy, ..SelectionSettings::default() };
+    Settings { max_clients: u32::from(max_clients), selection, ..settings(members) }
 }
 
 fn window(number: u8) -> Option<Window> {
@@ -76,16 +87,18 @@ fn run(commands: &[Command]) -> Result<Vec<String>, TestCaseError> {
     for command in commands {
         let before: HashMap<String, String> = homes_of_busy(&world);
         match command {
-            Command::Acquire { session, soft, opus, estimate, exclude } => {
+            Command::Acquire { session, soft, opus, urgency, estimate, exclude } => {
                 let key = if *soft {
                     SessionKey::Fingerprint(u64::from(*session))
                 } else {
                     SessionKey::Explicit(format!("c{session}").into())
                 };
                 let exclude: Vec<Arc<str>> = exclude.iter().map(|number| format!("s{number}").into()).collect();
+                let priority = [Priority::Low, Priority::Normal, Priority::High][usize::from(*urgency)];
                 let family = if *opus { Family::Opus } else { Family::Haiku };
                 let estimated_cost = MicroUsd::from_micros(i64::from(*estimate));
-                let ask = Ask { session: key, family, estimated_cost, exclude: &exclude, ..ask("") };
+                let ask = Ask { session: key, family, estimated_cost, priority, exclude: &exclude, ..ask("") };
+
                 match world.acquire(&ask) {
                     Ok(grant) => {
                         prop_assert!(!exclude.contains(&grant.subscription));

@@ -126,6 +126,30 @@ fn low_priority_stops_15_points_earlier_and_high_goes_on_to_95() {
 }
 
 #[test]
+fn an_important_request_may_use_the_reserve_and_an_unimportant_one_stops_earlier() {
+    for (priority, share) in [(Priority::Low, 0.70), (Priority::Normal, 0.85), (Priority::High, 0.95)] {
+        let mut world = World::new(1);
+        let ask = |session| Ask { priority, ..ask(session) };
+        world.turn("mine", 456.0 * share - 0.000_001);
+        assert!(world.acquire(&ask("below")).is_ok(), "{priority:?}");
+        world.turn("mine", 0.000_001);
+        let refusal = world.acquire(&ask("at")).unwrap_err();
+        assert_eq!(refusal.reason, RefusalReason::BudgetSpent, "{priority:?}");
+        assert_eq!(refusal.retry_at, Some(world.now + DAY * 7), "{priority:?}");
+    }
+}
+
+#[test]
+fn what_the_owner_keeps_even_important_requests_use_only_in_part() {
+    let mut world = World::with(settings(vec![SubscriptionSettings { priority: Priority::Low, ..member("s0") }]));
+    world.turn("mine", 456.0 * 0.75);
+    assert!(world.acquire(&ask("normal")).is_err());
+    assert!(world.acquire(&Ask { priority: Priority::High, ..ask("high") }).is_ok());
+    world.turn("mine", 456.0 * 0.05);
+    assert!(world.acquire(&Ask { priority: Priority::High, ..ask("higher") }).is_err());
+}
+
+#[test]
 fn reservations_count_so_that_a_burst_cannot_overshoot() {
     let mut world = World::with(settings(vec![SubscriptionSettings {
         weekly_budget: MicroUsd::from_usd(100.0),
