@@ -143,6 +143,7 @@ pub(super) fn pool_settings(config: &Config) -> pool::Settings {
         subscriptions: config.subscriptions.iter().map(subscription).collect(),
         max_clients: config.max_clients_per_subscription,
         weekly_budget_threshold: config.weekly_budget_threshold,
+        selection: pool::SelectionSettings::default(),
         rebalancing: pool::RebalanceSettings {
             enabled: rebalancing.enabled,
             cost_gap: rebalancing.cost_gap,

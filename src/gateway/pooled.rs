@@ -272,6 +272,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
         family: request.model.family,
         estimated_cost: request.model.price.cost(&estimate),
         estimated_tokens: input,
+        priority: call.priority,
         exclude,
     }
 }
