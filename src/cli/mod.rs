@@ -3,6 +3,7 @@
 mod config;
 mod demo;
 mod serve;
+mod simulate;
 mod standin;
 
 use std::future::Future;
@@ -32,6 +33,8 @@ enum Command {
     /// Check, describe or begin a configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Compare the ways to choose a subscription in a simulated week; uses no account and no network.
+    Simulate(simulate::Args),
     /// Serve a stand-in for the Anthropic Messages API on this machine, for tests.
     Standin(standin::Args),
 }
@@ -42,6 +45,13 @@ pub fn run(cli: Cli, env: &Env) -> ExitCode {
         Command::Serve(args) => in_runtime(serve::run(args, env)),
         Command::Demo(args) => in_runtime(demo::run(args, env)),
         Command::Standin(args) => in_runtime(stand_in(args)),
+        Command::Simulate(args) => match simulate::run(&args) {
+            Ok(text) => {
+                say(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error),
+        },
         Command::Config(command) => print(&config::run(&command, env, &Overrides::default())),
     }
 }
