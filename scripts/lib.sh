@@ -32,6 +32,8 @@ claude_cli() {
     say "installing the official Claude CLI $version into tests/cli/$version (a few hundred MB, once)"
     # Progress belongs on stderr: stdout is the path.
     (cd "$folder" && npm ci --ignore-scripts=false --loglevel=http --no-progress) >&2 || die "npm could not install the CLI"
+    # Where npm does not run packages' scripts whatever it is told, the package's own installer is left to do.
+    "$binary" --version >/dev/null 2>&1 || node "$folder/node_modules/@anthropic-ai/claude-code/install.cjs" >&2
     [[ $("$binary" --version) == "$version "* ]] || die "$binary does not run"
   fi
   printf '%s\n' "$binary"

@@ -7,7 +7,7 @@
 //! | room | what it is for | may import |
 //! |---|---|---|
 //! | `main.rs` | arguments, logging, exit code; nothing else | `cli`, `config` |
-//! | [`cli`] | the commands: `serve`, `demo`, `config`, `simulate`, `standin` | everything below |
+//! | [`cli`] | the commands: `serve`, `demo`, `status`, `config`, `alerts`, `simulate`, `standin` | everything below |
 //! | [`app`] | composition root: builds every part from the configuration; owns run, reload and stop | everything below |
 //! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `gateway`, `runtime` |
 //! | [`api`] | what clients speak, one folder a dialect, and the operator's views | `gateway`, `conversation` |
@@ -15,7 +15,7 @@
 //! | [`backend`] | executes a request: the official `claude` CLI | `conversation`, `runtime` |
 //! | [`pool`] | the brain, pure: (now, command) -> (decision, effects); no I/O, no clock, no tokio | `conversation` |
 //! | [`simulator`] | the very same pool in a simulated week: strategies compared with each other and with an optimum | `pool`, `conversation` |
-//! | [`alert`] | delivers messages to the operator's webhooks, safely | `runtime` |
+//! | [`alert`] | when the operator is told, and delivery to log, webhook and Slack | `pool`, `runtime` |
 //! | [`config`] | raw file and environment -> checked configuration, all problems at once; follows the file | `conversation`, `runtime` |
 //! | [`standin`] | a loopback stand-in for the Anthropic Messages API, for the demo and the tests | `runtime` |
 //! | [`conversation`] | the one inner model: request, turn, event, usage, models | - |

@@ -1,248 +1,283 @@
-//! Sends a JSON message to an address of the operator's, safely and without holding anybody up.
+//! Delivers JSON messages to an address of the operator's without holding anybody up.
 //!
-//! Messages wait in a bounded queue; a full one drops the newest message and counts it. Delivery is tried a few times
-//! with growing pauses. The address is checked *after* it is resolved, at every attempt, and redirects are not followed:
-//! no name, no redirect and no change of a name can lead a message to this machine or into a private network.
+//! Messages wait in a bounded queue; a full one drops the newest message. Delivery is tried with growing, jittered pauses
+//! and then given up. All of that is counted, and shown by `/debug/auth-pool`. A new address takes effect for what waits,
+//! too, and at once.
 
-use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::redirect::Policy;
+use serde::Serialize;
 use serde_json::Value;
-use sha2::Sha256;
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::runtime::address::is_public;
+use super::post::{Post, Target, Trouble};
 use crate::runtime::tasks::Tasks;
 
-/// Messages that may wait.
-const QUEUE: usize = 256;
-/// Deliveries of one message that are tried.
-const ATTEMPTS: u32 = 6;
-/// The pause before the second attempt; it doubles after that.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// How long one attempt may take.
-const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
-/// The header that holds the signature: `sha256=` and the hexadecimal HMAC-SHA256 of the body.
-const SIGNATURE: &str = "x-auth-pool-signature";
+/// How hard delivery is tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Messages that may wait.
+    pub queue: usize,
+    /// Attempts at one message.
+    pub attempts: u32,
+    /// The pause before the second attempt; it doubles after that.
+    pub first_pause: Duration,
+    /// The longest pause, also of those that the receiver asks for.
+    pub longest_pause: Duration,
+    /// How long one attempt may take.
+    pub attempt_limit: Duration,
+    /// How long what waits may still be sent once the program is told to stop.
+    pub flush_limit: Duration,
+}
 
-/// Where messages go. The address can be a credential, so this has no `Debug`.
-#[derive(Clone)]
-pub struct Target {
-    /// `https:` unless the host is allowed by name.
-    pub url: String,
-    /// Signs the body, if there is one.
-    pub secret: Option<String>,
-    /// Hosts that may be private, or reached over plain http. In lower case.
-    pub allow_hosts: Vec<String>,
+impl Default for Pace {
+    /// An endpoint may be away for ten minutes.
+    fn default() -> Self {
+        Self {
+            queue: 256,
+            attempts: 12,
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(120),
+            attempt_limit: Duration::from_secs(10),
+            flush_limit: Duration::from_secs(2),
+        }
+    }
+}
+
+/// How a message fared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It arrived.
+    Delivered {
+        /// Attempts it took.
+        attempts: u32,
+    },
+    /// It did not, and will not.
+    GivenUp {
+        /// What went wrong with the last attempt.
+        cause: String,
+    },
+    /// The queue was full.
+    Dropped,
+}
+
+/// What has become of all messages so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Queued or being delivered.
+    pub waiting: u64,
+    /// Arrived.
+    pub delivered: u64,
+    /// Attempts beyond the first.
+    pub retried: u64,
+    /// Not delivered after all attempts, or because none made sense.
+    pub given_up: u64,
+    /// Not queued, because the queue was full.
+    pub dropped: u64,
+    /// What went wrong with the last attempt, if it failed.
+    pub last_failure: Option<String>,
 }
 
 /// The queue in front of one target. A cheap handle.
-#[derive(Clone, Debug)]
-pub struct Sender(mpsc::Sender<Value>);
+#[derive(Clone)]
+pub struct Sender(Arc<Shared>);
+
+struct Shared {
+    name: &'static str,
+    pace: Pace,
+    queue: mpsc::Sender<Job>,
+    post: watch::Sender<Result<Post, String>>,
+    tally: Arc<Tally>,
+}
+
+struct Job {
+    message: Value,
+    done: Option<oneshot::Sender<Outcome>>,
+}
+
+#[derive(Default)]
+struct Tally {
+    waiting: AtomicU64,
+    delivered: AtomicU64,
+    retried: AtomicU64,
+    given_up: AtomicU64,
+    dropped: AtomicU64,
+    last_failure: Mutex<Option<String>>,
+}
+
+impl Tally {
+    fn failure(&self, cause: Option<String>) {
+        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+    }
+}
 
 impl Sender {
-    /// Starts the task that delivers.
+    /// Starts the task that delivers. Without a target every message is given up. `name` is the channel's, for the log.
     pub fn start(
         name: &'static str,
-        target: Target,
+        target: Option<Target>,
+        pace: Pace,
         tasks: &Tasks,
         stop: &CancellationToken,
-    ) -> Result<Self, reqwest::Error> {
-        let client = client(&target)?;
-        let (sender, mut queue) = mpsc::channel(QUEUE);
-        let stop = stop.clone();
-        tasks.spawn("webhook", async move {
-            while let Some(Some(message)) = stop.run_until_cancelled(queue.recv()).await {
-                // A stop does not wait for pauses between attempts, but the message gets its first one.
-                deliver(name, &client, &target, &message, &stop).await;
-            }
-        });
-        Ok(Self(sender))
+    ) -> Self {
+        let (queue, jobs) = mpsc::channel(pace.queue);
+        let (post, targets) = watch::channel(Post::new(target, pace.attempt_limit));
+        let tally = Arc::<Tally>::default();
+        let courier = Courier { name, pace, post: targets, tally: Arc::clone(&tally), stop: stop.clone() };
+        tasks.spawn(name, courier.run(jobs));
+        Self(Arc::new(Shared { name, pace, queue, post, tally }))
+    }
+
+    /// Delivers to `target` from now on, also what waits.
+    pub fn retarget(&self, target: Option<Target>) {
+        let is_known = self.0.post.borrow().as_ref().ok().map(Post::target) == target.as_ref();
+        // Without a target there may have been one that could not be used.
+        if !is_known || target.is_none() {
+            let _ = self.0.post.send_replace(Post::new(target, self.0.pace.attempt_limit));
+        }
     }
 
     /// Queues a message. Never waits.
     pub fn send(&self, message: Value) {
-        match self.0.try_send(message) {
-            Ok(()) | Err(TrySendError::Closed(_)) => {}
-            Err(TrySendError::Full(_)) => warn!(queue = QUEUE, "an alert was dropped: its channel does not keep up"),
+        self.queue(Job { message, done: None });
+    }
+
+    /// Queues a message, and tells what becomes of it. An error means that the program stopped first.
+    pub fn send_noted(&self, message: Value) -> oneshot::Receiver<Outcome> {
+        let (done, outcome) = oneshot::channel();
+        self.queue(Job { message, done: Some(done) });
+        outcome
+    }
+
+    fn queue(&self, job: Job) {
+        let Shared { name, pace, queue, tally, .. } = &*self.0;
+        tally.waiting.fetch_add(1, Ordering::Relaxed);
+        if let Err(refused) = queue.try_send(job) {
+            tally.waiting.fetch_sub(1, Ordering::Relaxed);
+            tally.dropped.fetch_add(1, Ordering::Relaxed);
+            warn!(channel = name, queue = pace.queue, "an alert was dropped: too many wait for this channel");
+            if let Some(done) = refused.into_inner().done {
+                let _ = done.send(Outcome::Dropped);
+            }
+        }
+    }
+
+    /// What has become of all messages so far.
+    pub fn counts(&self) -> Counts {
+        let Tally { waiting, delivered, retried, given_up, dropped, last_failure } = &*self.0.tally;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Counts {
+            waiting: read(waiting),
+            delivered: read(delivered),
+            retried: read(retried),
+            given_up: read(given_up),
+            dropped: read(dropped),
+            last_failure: last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }
 
-/// Delivers one message or gives up. `true` if it arrived.
-pub async fn deliver(
+/// Delivers one message after the other: while an endpoint is away, one attempt at a time is enough.
+struct Courier {
     name: &'static str,
-    client: &reqwest::Client,
-    target: &Target,
-    message: &Value,
-    stop: &CancellationToken,
-) -> bool {
-    let mut pause = FIRST_PAUSE;
-    for attempt in 1..=ATTEMPTS {
-        match post(client, target, message).await {
-            Ok(()) => {
-                debug!(channel = name, attempt, "an alert was delivered");
-                return true;
-            }
-            Err(Trouble { cause, again }) => {
-                warn!(channel = name, attempt, of = ATTEMPTS, cause, "an alert was not delivered");
-                if !again || attempt == ATTEMPTS {
-                    break;
-                }
+    pace: Pace,
+    post: watch::Receiver<Result<Post, String>>,
+    tally: Arc<Tally>,
+    stop: CancellationToken,
+}
+
+impl Courier {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let (stop, flush_limit) = (self.stop.clone(), self.pace.flush_limit);
+        let end = async {
+            stop.cancelled().await;
+            tokio::time::sleep(flush_limit).await;
+        };
+        tokio::select! {
+            () = self.deliver_all(&mut jobs) => {}
+            () = end => {}
+        }
+        let lost = self.tally.waiting.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            self.tally.given_up.fetch_add(lost, Ordering::Relaxed);
+            warn!(channel = self.name, alerts = lost, "stopping: alerts were given up");
+        }
+    }
+
+    /// Ends when the program stops and nothing waits, or nobody can send any more.
+    async fn deliver_all(&mut self, jobs: &mut mpsc::Receiver<Job>) {
+        loop {
+            let job = if let Some(job) = self.stop.run_until_cancelled(jobs.recv()).await {
+                job
+            } else {
+                jobs.close();
+                jobs.recv().await
+            };
+            let Some(Job { message, done }) = job else { return };
+            let outcome = self.deliver(&message.to_string()).await;
+            let count = match &outcome {
+                Outcome::Delivered { .. } => &self.tally.delivered,
+                _ => &self.tally.given_up,
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+            self.tally.waiting.fetch_sub(1, Ordering::Relaxed);
+            if let Some(done) = done {
+                let _ = done.send(outcome);
             }
         }
-        if stop.run_until_cancelled(tokio::time::sleep(jittered(pause))).await.is_none() {
-            break;
-        }
-        pause *= 2;
     }
-    warn!(channel = name, "an alert was given up");
-    false
-}
 
-struct Trouble {
-    /// Without the address.
-    cause: String,
-    /// Whether another attempt makes sense.
-    again: bool,
-}
-
-async fn post(client: &reqwest::Client, target: &Target, message: &Value) -> Result<(), Trouble> {
-    let refuse = |cause: String| Trouble { cause, again: false };
-    let url = reqwest::Url::parse(&target.url).map_err(|error| refuse(error.to_string()))?;
-    check(&url, &target.allow_hosts).map_err(|cause| refuse(cause.to_owned()))?;
-    let body = message.to_string();
-    let mut request = client.post(url).header("content-type", "application/json");
-    if let Some(secret) = &target.secret {
-        request = request.header(SIGNATURE, signature(secret, body.as_bytes()));
-    }
-    let response = request.body(body).send().await.map_err(|error| {
-        let blocked = is_blocked(&error);
-        Trouble { cause: reason(error), again: !blocked }
-    })?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(());
-    }
-    let again = status.is_server_error() || status.as_u16() == 429 || status.as_u16() == 408;
-    Err(Trouble { cause: format!("it answered {status}"), again })
-}
-
-/// The hexadecimal signature of a body.
-pub fn signature(secret: &str, body: &[u8]) -> String {
-    // A key of any length is fine for HMAC.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return String::new() };
-    mac.update(body);
-    let mut text = "sha256=".to_owned();
-    for byte in mac.finalize().into_bytes() {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
-/// What can be said of an address before it is resolved.
-fn check(url: &reqwest::Url, allow_hosts: &[String]) -> Result<(), &'static str> {
-    let host = host(url);
-    if allow_hosts.contains(&host) {
-        return Ok(());
-    }
-    if url.scheme() != "https" {
-        return Err("its address is not https, and its host is not allowed by name");
-    }
-    match host.parse() {
-        Ok(address) if !is_public(address) => Err(BLOCKED),
-        _ => Ok(()),
-    }
-}
-
-fn host(url: &reqwest::Url) -> String {
-    url.host_str().unwrap_or_default().trim_matches(['[', ']']).trim_end_matches('.').to_lowercase()
-}
-
-const BLOCKED: &str = "its address is not public, and its host is not allowed by name";
-
-/// The client for one target.
-pub fn client(target: &Target) -> Result<reqwest::Client, reqwest::Error> {
-    let resolver = PublicOnly { allow_hosts: target.allow_hosts.clone().into() };
-    reqwest::Client::builder()
-        .redirect(Policy::none())
-        .timeout(ATTEMPT_LIMIT)
-        .no_proxy()
-        .dns_resolver(Arc::new(resolver))
-        .user_agent(concat!("auth-pool/", env!("CARGO_PKG_VERSION")))
-        .build()
-}
-
-/// Resolves names to public addresses only, so that the address which was checked is the one that is connected to.
-struct PublicOnly {
-    allow_hosts: Arc<[String]>,
-}
-
-impl Resolve for PublicOnly {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allow_hosts = Arc::clone(&self.allow_hosts);
-        Box::pin(async move {
-            let host = name.as_str().trim_end_matches('.').to_lowercase();
-            let resolved = tokio::net::lookup_host((host.as_str(), 0)).await?;
-            let allowed = allow_hosts.contains(&host);
-            let public: Vec<SocketAddr> = resolved.filter(|address| allowed || is_public(address.ip())).collect();
-            if public.is_empty() {
-                return Err(BLOCKED.into());
+    async fn deliver(&mut self, body: &str) -> Outcome {
+        let Pace { attempts, first_pause, longest_pause, .. } = self.pace;
+        let mut pause = first_pause;
+        let mut attempt = 1;
+        loop {
+            let post = self.post.borrow_and_update().clone();
+            let result = match &post {
+                Ok(post) => tokio::select! {
+                    result = post.attempt(body) => result,
+                    // Nobody waits for an address that is not the operator's any more.
+                    Ok(()) = self.post.changed() => continue,
+                },
+                Err(cause) => Err(Trouble::last(cause.as_str())),
+            };
+            let Err(trouble) = result else {
+                debug!(channel = self.name, attempt, "an alert was delivered");
+                self.tally.failure(None);
+                return Outcome::Delivered { attempts: attempt };
+            };
+            let cause = trouble.cause;
+            warn!(channel = self.name, attempt, of = attempts, cause, "an alert was not delivered");
+            self.tally.failure(Some(cause.clone()));
+            let asked = trouble.pause.unwrap_or_default();
+            let retries = trouble.again && attempt < attempts;
+            if !retries || !self.rest(jittered(pause).max(asked).min(longest_pause)).await {
+                warn!(channel = self.name, attempts = attempt, cause, "an alert was given up");
+                return Outcome::GivenUp { cause };
             }
-            Ok(Box::new(public.into_iter()) as Addrs)
-        })
+            attempt += 1;
+            self.tally.retried.fetch_add(1, Ordering::Relaxed);
+            pause = pause.saturating_mul(2).min(longest_pause);
+        }
     }
-}
 
-fn is_blocked(error: &reqwest::Error) -> bool {
-    causes(error).any(|cause| cause == BLOCKED)
-}
-
-/// The innermost cause, without the address: for many services it is the credential.
-fn reason(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    causes(&error).last().unwrap_or_default()
-}
-
-fn causes(error: &dyn std::error::Error) -> impl Iterator<Item = String> {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string)
+    /// Waits for the next attempt: `pause` long, or until there is a new address. `false` when the program stops.
+    async fn rest(&mut self, pause: Duration) -> bool {
+        tokio::select! {
+            () = self.stop.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
+            Ok(()) = self.post.changed() => true,
+        }
+    }
 }
 
 /// Between half of `pause` and all of it, so that many senders do not come back together.
 fn jittered(pause: Duration) -> Duration {
     let random = uuid::Uuid::new_v4().as_u128() % 1000;
     pause.mul_f64(0.5 + f64::from(u32::try_from(random).unwrap_or(0)) / 2000.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_signature_is_plain_hmac_sha256() {
-        // RFC 4231, test case 2.
-        assert_eq!(
-            signature("Jefe", b"what do ya want for nothing?"),
-            "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-        );
-    }
-
-    #[test]
-    fn addresses_are_checked_by_scheme_and_range() {
-        let check = |text: &str, allow: &[String]| check(&reqwest::Url::parse(text).expect("a URL"), allow);
-        assert_eq!(check("https://example.com/x", &[]), Ok(()));
-        assert!(check("http://example.com/x", &[]).is_err());
-        assert!(check("https://127.0.0.1/x", &[]).is_err());
-        assert!(check("https://[::ffff:10.0.0.1]/x", &[]).is_err());
-        assert_eq!(check("http://127.0.0.1:9/x", &["127.0.0.1".to_owned()]), Ok(()));
-    }
 }

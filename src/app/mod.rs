@@ -4,6 +4,7 @@
 //! end within the drain timeout; what is left is cut with an error frame, which kills its processes; spares are killed;
 //! every task is waited for.
 
+mod alerts;
 mod parts;
 mod reload;
 mod upkeep;
@@ -23,6 +24,8 @@ use crate::config::{Config, Env, Overrides};
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server::Server;
+
+pub use alerts::settings as alert_settings;
 
 /// How long connections may take to send their last frame once everything is cut.
 const CUT_LIMIT: Duration = Duration::from_secs(3);
@@ -60,16 +63,22 @@ impl App {
         let backends = profiles.backends(&config);
         let facts = parts::cli_facts(&backends).await;
         let catalog = parts::catalog(&config, &facts);
-        parts::prepare_spares(&backends, &catalog);
+        parts::prepare_spares(&config, &backends, &catalog);
         let pool = SharedPool::new(parts::pool(&config));
-        let attempts = parts::max_attempts(&config);
+        let settings = parts::gateway_settings(&config);
         let backends = parts::as_backends(backends);
-        let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), attempts, tasks.clone());
+        let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), settings, tasks.clone());
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?;
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
         upkeep::start(&pool, &config, &tasks, &stop);
-        let target = reload::Target { pool, gateway: gateway.clone(), server: server.settings(), profiles, facts };
+        let alerts = alerts::start(&pool, &config, &env, &tasks, &stop);
+        gateway.show_in_debug("alerts", {
+            let alerts = alerts.clone();
+            move || alerts.view()
+        });
+        let target =
+            reload::Target { pool, gateway: gateway.clone(), server: server.settings(), alerts, profiles, facts };
         reload::start(target, &config, env, overrides, &tasks, &stop);
         let server = tasks.spawn("server", server.run(drain.clone(), kill.clone()));
         Ok(Self { gateway, claude, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })

@@ -10,10 +10,11 @@ use crate::backend::Backend;
 use crate::backend::claude_cli::{ClaudeCli, ClaudeCliBackend, CliFacts, Profile, Settings, SpareSettings, Timers};
 use crate::config::{self, Config, Env, Source};
 use crate::conversation::Catalog;
-use crate::gateway::Backends;
-use crate::pool::{self, Pool, SubscriptionSettings};
+use crate::gateway::{self, Backends};
+use crate::pool::{self, CapacityLimits, Pool, SelectionSettings, SubscriptionSettings};
 use crate::runtime::clock;
 use crate::server;
+use crate::units::MicroUsd;
 
 /// What aliases mean if the CLI cannot be asked.
 const FALLBACK_ALIASES: [(&str, &str); 3] =
@@ -112,11 +113,16 @@ pub(super) fn catalog(config: &Config, facts: &CliFacts) -> Catalog {
     Catalog::new(fallback.chain(told), config.models.iter().map(|(name, target)| (name.as_str(), target.as_str())))
 }
 
+/// Whether a subscription takes part.
+pub(super) fn is_enabled(config: &Config, id: &str) -> bool {
+    config.subscriptions.iter().any(|subscription| subscription.enabled && subscription.id == id)
+}
+
 /// Has a process started for each subscription before the first request comes.
-pub(super) fn prepare_spares(backends: &CliBackends, catalog: &Catalog) {
+pub(super) fn prepare_spares(config: &Config, backends: &CliBackends, catalog: &Catalog) {
     if let Some(model) = catalog.resolve(DEFAULT_ALIAS) {
         // In reverse, because the one asked for last is made first.
-        for (_, backend) in backends.iter().rev() {
+        for (_, backend) in backends.iter().rev().filter(|(id, _)| is_enabled(config, id)) {
             backend.prepare(model);
         }
     }
@@ -126,10 +132,17 @@ pub(super) fn as_backends(backends: CliBackends) -> Backends {
     backends.into_iter().map(|(id, backend)| (id, Arc::new(backend) as Arc<dyn Backend>)).collect()
 }
 
-/// Subscriptions that one request may try.
-pub(super) fn max_attempts(config: &Config) -> u32 {
+pub(super) fn gateway_settings(config: &Config) -> gateway::Settings {
     let selection = &config.account_selection;
-    if selection.retry_on_failure { selection.max_retries } else { 1 }
+    gateway::Settings {
+        max_attempts: if selection.retry_on_failure { selection.max_retries } else { 1 },
+        rebalancing: rebalancing(config),
+    }
+}
+
+fn rebalancing(config: &Config) -> pool::RebalanceSettings {
+    let config::Rebalancing { enabled, cost_gap, max_moves, .. } = config.rebalancing;
+    pool::RebalanceSettings { enabled, cost_gap, max_moves }
 }
 
 pub(super) fn pool(config: &Config) -> Pool {
@@ -137,18 +150,13 @@ pub(super) fn pool(config: &Config) -> Pool {
 }
 
 pub(super) fn pool_settings(config: &Config) -> pool::Settings {
-    let rebalancing = &config.rebalancing;
     let breaker = &config.circuit_breaker;
     pool::Settings {
-        subscriptions: config.subscriptions.iter().map(subscription).collect(),
+        subscriptions: config.subscriptions.iter().map(|member| subscription(config, member)).collect(),
         max_clients: config.max_clients_per_subscription,
         weekly_budget_threshold: config.weekly_budget_threshold,
-        selection: pool::SelectionSettings::default(),
-        rebalancing: pool::RebalanceSettings {
-            enabled: rebalancing.enabled,
-            cost_gap: rebalancing.cost_gap,
-            max_moves: rebalancing.max_moves,
-        },
+        selection: selection(config),
+        rebalancing: rebalancing(config),
         breaker: pool::BreakerSettings {
             failure_threshold: if breaker.enabled { breaker.failure_threshold } else { u32::MAX },
             success_threshold: breaker.success_threshold,
@@ -159,7 +167,38 @@ pub(super) fn pool_settings(config: &Config) -> pool::Settings {
     }
 }
 
-fn subscription(subscription: &config::Subscription) -> SubscriptionSettings {
+fn selection(config: &Config) -> SelectionSettings {
+    let strategy = |strategy: config::Strategy| match strategy {
+        config::Strategy::Health => pool::Strategy::Health,
+        config::Strategy::LeastLoaded => pool::Strategy::LeastLoaded,
+        config::Strategy::RoundRobin => pool::Strategy::RoundRobin,
+        config::Strategy::Random => pool::Strategy::Random,
+        config::Strategy::Priority => pool::Strategy::Priority,
+        config::Strategy::Pace => pool::Strategy::Pace,
+    };
+    let mut fallbacks = config.account_selection.fallback_strategies.iter().copied().map(strategy);
+    SelectionSettings {
+        strategy: strategy(config.account_selection.strategy),
+        fallbacks: [fallbacks.next(), fallbacks.next()],
+        // Another order at every start, so that several pools do not choose alike.
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
+    }
+}
+
+/// The capacity of the tier that a subscription names.
+fn capacity(config: &Config, subscription: &config::Subscription) -> CapacityLimits {
+    let tier = subscription.tier.as_ref().and_then(|tier| config.rate_limits.get(tier));
+    let Some(tier) = tier.filter(|_| config.capacity_tracking.enabled) else { return CapacityLimits::default() };
+    CapacityLimits {
+        requests_per_minute: tier.requests_per_minute,
+        tokens_per_minute: tier.tokens_per_minute,
+        input_tokens_per_minute: tier.input_tokens_per_minute,
+        tokens_per_day: tier.tokens_per_day,
+        cost_per_day: tier.cost_per_day.map(MicroUsd::from_usd),
+    }
+}
+
+fn subscription(config: &Config, subscription: &config::Subscription) -> SubscriptionSettings {
     SubscriptionSettings {
         id: subscription.id.as_str().into(),
         email: subscription.email.as_deref().map(Into::into),
@@ -173,6 +212,7 @@ fn subscription(subscription: &config::Subscription) -> SubscriptionSettings {
             config::Priority::Normal => pool::Priority::Normal,
             config::Priority::High => pool::Priority::High,
         },
+        capacity: capacity(config, subscription),
     }
 }
 

@@ -10,9 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::alerts;
 use super::parts::{self, Profiles};
+use crate::alert::Alerts;
 use crate::backend::claude_cli::CliFacts;
-use crate::config::{Config, Env, Overrides, Problems, Source, Watcher};
+use crate::config::{Config, Env, Overrides, Problems, Watcher};
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server;
@@ -22,22 +24,20 @@ pub(super) struct Target {
     pub pool: SharedPool,
     pub gateway: PooledGateway,
     pub server: Arc<ArcSwap<server::Settings>>,
+    pub alerts: Alerts,
     pub profiles: Profiles,
     pub facts: CliFacts,
 }
 
-/// Follows the file, and SIGHUP, from now on. Without a file there is nothing to follow.
+/// Follows the file, and SIGHUP, from now on. Without a file, one that appears is noticed.
 pub(super) fn start(
-    target: Target,
+    mut target: Target,
     current: &Config,
     env: Env,
     overrides: Overrides,
     tasks: &Tasks,
     stop: &CancellationToken,
 ) {
-    if current.source == Source::DefaultProfile {
-        return;
-    }
     let (watcher, mut changes) = Watcher::start(tasks, env, overrides, current);
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
@@ -52,7 +52,7 @@ pub(super) fn start(
                 _ = hangup.recv() => watcher.reload(),
                 change = changes.recv() => match change {
                     Some(Ok(config)) => {
-                        take_over(&target, &current, &config);
+                        take_over(&mut target, &current, &config).await;
                         current = config;
                     }
                     Some(Err(problems)) => refuse(&target, &problems),
@@ -63,12 +63,23 @@ pub(super) fn start(
     });
 }
 
-fn take_over(target: &Target, old: &Config, new: &Config) {
+async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     let backends = target.profiles.backends(new);
+    if old.claude.command != new.claude.command {
+        // Another build can mean other models by the same alias.
+        target.facts = parts::cli_facts(&backends).await;
+    }
     // First the backends, then the pool: nobody is given a subscription that has no backend yet.
-    target.gateway.replace(parts::as_backends(backends), parts::catalog(new, &target.facts));
+    let catalog = parts::catalog(new, &target.facts);
+    target.profiles.claude.retain(
+        parts::spare_settings(new).max_spares,
+        backends.iter().filter(|(id, _)| parts::is_enabled(new, id)).map(|(_, backend)| backend),
+    );
+    parts::prepare_spares(new, &backends, &catalog);
+    target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.server.store(Arc::new(parts::server_settings(new)));
+    target.alerts.apply(alerts::settings(new, &target.profiles.env));
     target.gateway.set_config_problems(None);
     for warning in &new.warnings {
         warn!(%warning, "configuration");
@@ -96,7 +107,6 @@ fn needs_restart<'a>(old: &Config, new: &Config) -> impl Iterator<Item = &'a str
         ("claude.maxLineBytes", old.claude.max_line_bytes != new.claude.max_line_bytes),
         ("rebalancing.enabled", old.rebalancing.enabled != new.rebalancing.enabled),
         ("rebalancing.intervalSeconds", old.rebalancing.interval != new.rebalancing.interval),
-        ("accountSelection", old.account_selection != new.account_selection),
     ];
     changed.into_iter().filter_map(|(field, changed)| changed.then_some(field))
 }

@@ -39,6 +39,10 @@ pub enum FailureKind {
     InvalidRequest,
     /// The process could not be started.
     Spawn,
+    /// All processes that may run are running.
+    NoProcess,
+    /// The client reads so slowly that its answer would fill the memory.
+    Overflow,
     /// The process ended before the answer was complete.
     Crashed,
     /// The process said something that is not its protocol.
@@ -72,15 +76,24 @@ impl Failure {
             FailureKind::ModelNotFound
             | FailureKind::PromptTooLong
             | FailureKind::TooLarge
-            | FailureKind::InvalidRequest => Fault::Client,
+            | FailureKind::InvalidRequest
+            | FailureKind::Overflow => Fault::Client,
             FailureKind::Limited(_) | FailureKind::Unauthenticated | FailureKind::Billing => Fault::Subscription,
             FailureKind::Unavailable { .. } | FailureKind::TimedOut { .. } => Fault::Provider,
-            FailureKind::Spawn | FailureKind::Crashed | FailureKind::Protocol => Fault::Backend,
+            FailureKind::Spawn | FailureKind::NoProcess | FailureKind::Crashed | FailureKind::Protocol => {
+                Fault::Backend
+            }
         }
     }
 
     /// Whether the same request may be tried on another subscription (as long as the client has seen nothing).
     pub fn may_retry_elsewhere(&self) -> bool {
-        self.fault() != Fault::Client && !matches!(self.kind, FailureKind::TimedOut { timer: "total" })
+        match self.kind {
+            // Another subscription may have the model.
+            FailureKind::ModelNotFound => true,
+            // Processes are the machine's, not the subscription's.
+            FailureKind::NoProcess | FailureKind::TimedOut { timer: "total" } => false,
+            _ => self.fault() != Fault::Client,
+        }
     }
 }

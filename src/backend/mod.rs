@@ -17,6 +17,6 @@ pub type EventStream = BoxStream<'static, Result<Event, Failure>>;
 
 /// Something that can execute requests for one subscription.
 pub trait Backend: Send + Sync {
-    /// Starts to execute `request`. Never blocks: whatever takes time happens as the stream is polled.
+    /// Starts to execute `request`. Never blocks.
     fn run(&self, request: &Request) -> EventStream;
 }

@@ -1,10 +1,12 @@
 //! The commands.
 
+mod alerts;
 mod config;
 mod demo;
 mod serve;
 mod simulate;
 mod standin;
+mod status;
 
 use std::future::Future;
 use std::io::Write as _;
@@ -30,9 +32,14 @@ enum Command {
     Serve(serve::Args),
     /// Show the whole path on this machine: real CLI, stand-in for the API, three subscriptions, no account.
     Demo(demo::Args),
+    /// Show a running pool: budgets, limits, sessions, and when what recovers.
+    Status(status::Args),
     /// Check, describe or begin a configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Try the alerts' channels out.
+    #[command(subcommand)]
+    Alerts(alerts::AlertsCommand),
     /// Compare the ways to choose a subscription in a simulated week; uses no account and no network.
     Simulate(simulate::Args),
     /// Serve a stand-in for the Anthropic Messages API on this machine, for tests.
@@ -44,6 +51,8 @@ pub fn run(cli: Cli, env: &Env) -> ExitCode {
     match cli.command {
         Command::Serve(args) => in_runtime(serve::run(args, env)),
         Command::Demo(args) => in_runtime(demo::run(args, env)),
+        Command::Alerts(command) => in_runtime(alerts::run(command, env)),
+        Command::Status(args) => in_runtime(status::run(args, env)),
         Command::Standin(args) => in_runtime(stand_in(args)),
         Command::Simulate(args) => match simulate::run(&args) {
             Ok(text) => {

@@ -24,7 +24,13 @@ pub(super) async fn run(args: Args, env: &Env) -> anyhow::Result<()> {
     let config = config::load(env, &overrides)?;
     announce(&config);
     let mut signals = StopSignals::register()?;
-    let app = App::start(config, env.clone(), overrides).await?;
+    let app = tokio::select! {
+        app = App::start(config, env.clone(), overrides) => app?,
+        signal = signals.received() => {
+            info!(signal, "asked to stop while starting");
+            return Ok(());
+        }
+    };
     let addr = app.addr();
     info!(%addr, "listening");
     super::say(&format!("auth-pool is listening on http://{addr}"));

@@ -212,7 +212,7 @@ pub enum RuleKind {
         /// Above 0, at most 1.
         threshold: f64,
     },
-    /// A request was served by the fallback backend.
+    /// A request was served by the fallback backend. This version has none, so it says nothing yet.
     Failover,
     /// A session moved because its subscription could no longer serve it.
     Rotation,
@@ -234,7 +234,7 @@ pub enum Channel {
     Log,
     /// The Slack incoming webhook named by the environment variable `SLACK_WEBHOOK_URL`.
     Slack,
-    /// Mail.
+    /// Mail. Refused by the configuration's check: nothing here sends mail.
     Email,
 }
 

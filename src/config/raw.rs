@@ -219,7 +219,7 @@ fn log() -> Vec<Channel> {
 pub(super) enum RuleType {
     /// A subscription has used a share of its weekly budget.
     UsageThreshold,
-    /// A request was served by the fallback backend.
+    /// A request was served by the fallback backend. This version has none, so it says nothing yet.
     Failover,
     /// A session moved because its subscription could no longer serve it.
     Rotation,

@@ -9,8 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct AccountSelection {
     /// The first rule tried.
     pub strategy: Strategy,
-    /// Tried in this order when the first rule finds nobody.
+    /// What decides, in this order, where the first rule sees no difference.
     #[serde(deserialize_with = "without_holes")]
+    #[schemars(length(max = 2))]
     pub fallback_strategies: Vec<Strategy>,
     /// Whether a request that fails before its first byte is tried on another subscription.
     pub retry_on_failure: bool,
@@ -90,7 +91,7 @@ pub struct QuotaChannels {
     pub slack: bool,
     /// The webhook of `notifications`.
     pub webhook: bool,
-    /// Mail.
+    /// Mail. Refused when it is on: nothing here sends mail.
     pub email: bool,
 }
 

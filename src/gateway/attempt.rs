@@ -133,7 +133,8 @@ pub(super) fn outcome(failure: &Failure) -> Outcome {
         | FailureKind::PromptTooLong
         | FailureKind::TooLarge
         | FailureKind::InvalidRequest => Outcome::ClientError,
-        FailureKind::TimedOut { timer: "total" } => Outcome::Abandoned,
+        // Nothing was learned about the subscription.
+        FailureKind::NoProcess | FailureKind::Overflow | FailureKind::TimedOut { timer: "total" } => Outcome::Abandoned,
         FailureKind::Unavailable { .. } | FailureKind::TimedOut { .. } => Outcome::Unavailable,
         FailureKind::Spawn | FailureKind::Crashed | FailureKind::Protocol => Outcome::BackendFailed,
     }

@@ -5,7 +5,9 @@
 
 mod attempt;
 mod lease;
+mod operate;
 mod pooled;
+mod settings;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +19,10 @@ use serde_json::Value;
 
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
+pub use settings::Settings;
 
 pub use crate::backend::{Failure, FailureKind};
-pub use crate::pool::{Priority, RefusalReason};
+pub use crate::pool::{Priority, RebalanceSettings, RefusalReason};
 
 use crate::conversation::{Catalog, Event, Request};
 
@@ -40,6 +43,24 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// What `GET /debug/auth-pool` tells the operator.
     fn debug(&self) -> Value;
+
+    /// The last decisions of the pool, each with everybody who was considered and why the others were not taken.
+    fn decisions(&self, filter: &DecisionFilter) -> Value;
+
+    /// Runs a rebalancing cycle now; tells what moved and why, or why nothing did.
+    fn rebalance(&self) -> Value;
+}
+
+/// Which decisions the operator asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DecisionFilter {
+    /// The most to show.
+    pub limit: usize,
+    /// Only those of this session: its name as the pool shows it (or the beginning of it), or the id that the client
+    /// sent.
+    pub session: Option<String>,
+    /// Whose session id it is; `anonymous` where no keys are configured.
+    pub client: Option<String>,
 }
 
 /// A request with all the gateway must know about who sent it.

@@ -17,7 +17,10 @@ use tracing::{info, warn};
 
 use super::attempt::Attempt;
 use super::lease::{Lease, SharedPool};
-use super::{Answer, BackendHealth, Call, Gateway, GatewayError, HealthReport, PoolHealth, SessionHint};
+use super::{
+    Answer, BackendHealth, Call, DecisionFilter, Gateway, GatewayError, HealthReport, PoolHealth, SessionHint,
+    Settings, operate,
+};
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Failure, FailureKind, Fault};
 use crate::conversation::{Block, Catalog, Event, Request, Usage};
@@ -35,8 +38,14 @@ const BACK_OFF: Duration = Duration::from_millis(250);
 /// Decisions that `/debug/auth-pool` shows, the newest first.
 const SHOWN_DECISIONS: usize = 20;
 
+/// When to come back if somebody may serve already, or at any moment.
+const AT_ANY_MOMENT: Duration = Duration::from_secs(1);
+
 /// The backends by subscription id.
 pub type Backends = HashMap<Arc<str>, Arc<dyn Backend>>;
+
+/// Says something for the operator's view.
+type DebugPart = Arc<dyn Fn() -> Value + Send + Sync>;
 
 /// Serves requests from the pool.
 #[derive(Clone)]
@@ -47,13 +56,15 @@ struct Shared {
     backends: ArcSwap<Backends>,
     catalog: ArcSwap<Catalog>,
     claude: ClaudeCli,
-    max_attempts: u32,
+    settings: ArcSwap<Settings>,
     started: Timestamp,
     draining: AtomicBool,
     /// Ends every answer.
     kill: CancellationToken,
     /// What is wrong with the configuration file since it was last changed.
     config_problems: ArcSwapOption<Value>,
+    /// Other rooms' parts of the operator's view.
+    debug_parts: ArcSwap<Vec<(&'static str, DebugPart)>>,
     tasks: Tasks,
 }
 
@@ -64,7 +75,7 @@ impl PooledGateway {
         backends: Backends,
         catalog: Catalog,
         claude: ClaudeCli,
-        max_attempts: u32,
+        settings: Settings,
         tasks: Tasks,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -72,11 +83,12 @@ impl PooledGateway {
             backends: ArcSwap::from_pointee(backends),
             catalog: ArcSwap::from_pointee(catalog),
             claude,
-            max_attempts: max_attempts.max(1),
+            settings: ArcSwap::from_pointee(settings),
             started: clock::now(),
             draining: AtomicBool::new(false),
             kill: CancellationToken::new(),
             config_problems: ArcSwapOption::empty(),
+            debug_parts: ArcSwap::default(),
             tasks,
         }))
     }
@@ -91,15 +103,25 @@ impl PooledGateway {
         self.0.kill.cancel();
     }
 
-    /// Takes over changed backends and names of models. Running answers keep what they have.
-    pub fn replace(&self, backends: Backends, catalog: Catalog) {
+    /// Takes over changed backends, names of models and settings. Running answers keep what they have.
+    pub fn replace(&self, backends: Backends, catalog: Catalog, settings: Settings) {
         self.0.backends.store(Arc::new(backends));
         self.0.catalog.store(Arc::new(catalog));
+        self.0.settings.store(Arc::new(settings));
     }
 
     /// Tells the operator what is wrong with a changed configuration that was not taken over; `None` when all is well.
     pub fn set_config_problems(&self, problems: Option<Value>) {
         self.0.config_problems.store(problems.map(Arc::new));
+    }
+
+    /// Adds what `part` says, each time it is asked, to the operator's view under `name`. It must hold no secret.
+    pub fn show_in_debug(&self, name: &'static str, part: impl Fn() -> Value + Send + Sync + 'static) {
+        let part: DebugPart = Arc::new(part);
+        self.0.debug_parts.rcu(|parts| {
+            let others = parts.iter().filter(|(known, _)| *known != name).cloned();
+            others.chain([(name, Arc::clone(&part))]).collect::<Vec<_>>()
+        });
     }
 
     /// Whether [`Self::drain`] was called.
@@ -111,7 +133,7 @@ impl PooledGateway {
     async fn begin(&self, call: &Call) -> Result<Answer, GatewayError> {
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
-        for attempt in 0..self.0.max_attempts {
+        for attempt in 0..self.0.settings.load().max_attempts.max(1) {
             let lease = match self.lease(call, &tried, last.as_ref(), attempt).await {
                 Ok(lease) => lease,
                 Err(refusal) => return Err(refused(&refusal, last)),
@@ -142,7 +164,25 @@ impl PooledGateway {
                 }
             }
         }
-        Err(last.map_or(GatewayError::ShuttingDown, GatewayError::Failed))
+        Err(match last {
+            Some(failure) if failure.fault() == Fault::Subscription => self.out_of_attempts(call, &tried, failure),
+            Some(failure) => GatewayError::Failed(failure),
+            None => GatewayError::ShuttingDown,
+        })
+    }
+
+    /// The client's error when every attempt ended at a subscription that cannot serve. When to come back depends on
+    /// all of the pool: what the last one said is about itself.
+    fn out_of_attempts(&self, call: &Call, tried: &[Arc<str>], last: Failure) -> GatewayError {
+        match self.0.pool.acquire(&ask(call, tried)) {
+            Err(refusal) => refused(&refusal, Some(last)),
+            // Somebody else can: the next request goes there.
+            Ok(_) => GatewayError::Refused {
+                reason: RefusalReason::Busy,
+                retry_after: Some(AT_ANY_MOMENT),
+                message: "the subscriptions that were tried cannot serve; others can".to_owned(),
+            },
+        }
     }
 
     /// A lease on a subscription that this request has not tried. When there is none, and the last failure was a
@@ -257,8 +297,19 @@ impl Gateway for PooledGateway {
             fields.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
             fields.insert("processes".to_owned(), json!(self.0.claude.counts()));
             fields.insert("configProblems".to_owned(), json!(self.0.config_problems.load().as_deref()));
+            for (name, part) in self.0.debug_parts.load().iter() {
+                fields.insert((*name).to_owned(), part());
+            }
         }
         debug
+    }
+
+    fn decisions(&self, filter: &DecisionFilter) -> Value {
+        operate::decisions(&self.0.pool, filter)
+    }
+
+    fn rebalance(&self) -> Value {
+        operate::rebalance(&self.0.pool, &self.0.settings.load().rebalancing)
     }
 }
 
@@ -281,7 +332,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
 /// fingerprint of what stays the same over a conversation.
 fn session_key(call: &Call) -> SessionKey {
     if let SessionHint::Session(id) | SessionHint::CacheKey(id) = &call.session {
-        return SessionKey::Explicit(format!("{}/{id}", call.client).into());
+        return explicit_session(&call.client, id);
     }
     let mut hasher = DefaultHasher::new();
     call.client.hash(&mut hasher);
@@ -294,13 +345,20 @@ fn session_key(call: &Call) -> SessionKey {
     SessionKey::Fingerprint(hasher.finish())
 }
 
+/// The session that `client` calls `id`.
+pub(super) fn explicit_session(client: &str, id: &str) -> SessionKey {
+    SessionKey::Explicit(format!("{client}/{id}").into())
+}
+
 /// The client's error when nobody can serve. A provider's or our own failure on the way says more than "all are
 /// taken"; a limit does not, because the pool knows when the first of all limits ends.
 fn refused(refusal: &Refusal, last: Option<Failure>) -> GatewayError {
     match last {
-        Some(failure) if matches!(failure.fault(), Fault::Provider | Fault::Backend) => GatewayError::Failed(failure),
+        Some(failure) if failure.fault() != Fault::Subscription => GatewayError::Failed(failure),
         _ => {
-            let retry_after = refusal.retry_at.map(|instant| instant.since(clock::now()));
+            let known = refusal.retry_at.map(|instant| instant.since(clock::now()));
+            // Where all are busy, an answer may end at any moment.
+            let retry_after = known.or_else(|| (refusal.reason == RefusalReason::Busy).then_some(AT_ANY_MOMENT));
             GatewayError::Refused { reason: refusal.reason, retry_after, message: message(refusal.reason).to_owned() }
         }
     }

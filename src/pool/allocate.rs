@@ -9,7 +9,8 @@ use super::command::{Ask, Effect, Grant, LeaseId, Priority, Refusal, RefusalReas
 use super::explain::{CAUSES, Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason};
 use super::lease::Lease;
 use super::select::{Need, Place};
-use super::session::{Age, Ages, Kind, Session, SessionId, SessionRef};
+use super::session::{Age, Ages, Kind, Session, SessionId};
+use super::session_table::SessionRef;
 use super::subscription::{STICKY_SHARE, Subscription};
 use super::{Pool, Settings};
 
@@ -122,7 +123,7 @@ impl Pool {
             })
             .or_else(|| already_tried(member, ask))
             .or_else(|| member.reserve_exclusion(now, &figures, STICKY_SHARE))
-            .or_else(|| member.congestion(now, self.explicit_sessions(home), soft))
+            .or_else(|| member.congestion(now, &figures, self.explicit_sessions(home), soft))
     }
 
     /// The best subscription for a request that is not bound to one.
@@ -156,8 +157,11 @@ impl Pool {
 
     fn grant(&mut self, now: Timestamp, ask: &Ask<'_>, at: u32, session: SessionRef, own_slot: bool) -> LeaseId {
         let reserved = ask.estimated_cost.max(MicroUsd::ZERO);
-        let (probe, epoch) = self.member_mut(at).start(now, reserved, own_slot);
-        let lease = Lease { subscription: at, session, granted_at: now, reserved, own_slot, probe, epoch };
+        let reserved_tokens = ask.estimated_tokens;
+        let (probe, epoch) = self.member_mut(at).start(now, reserved, reserved_tokens, own_slot);
+
+        let lease =
+            Lease { subscription: at, session, granted_at: now, reserved, reserved_tokens, own_slot, probe, epoch };
         let lease = self.leases.grant(lease);
         self.sessions.start(session, now);
         self.member_mut(at).last_granted = self.leases.granted();
@@ -220,7 +224,7 @@ impl Pool {
             .budget_exclusion(now, &figures, share)
             .or_else(|| member.reserve_exclusion(now, &figures, share))
             .or_else(|| {
-                let mut exclusion = member.congestion(now, self.explicit_sessions(at), true)?;
+                let mut exclusion = member.congestion(now, &figures, self.explicit_sessions(at), true)?;
                 if exclusion.cause == Cause::SlotsFull {
                     exclusion.until = self.slot_free_at(at);
                 }

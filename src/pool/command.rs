@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::conversation::{Family, LimitReport, Usage};
 use crate::units::{MicroUsd, Timestamp};
 
-use super::Decision;
+use super::{CapacityLimits, Decision};
 
 /// Names one lease; never used twice in a process's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -225,6 +225,26 @@ pub struct Settings {
     pub session_stale_after: Duration,
 }
 
+impl Default for Settings {
+    /// No members, and the values that each field's description names.
+    fn default() -> Self {
+        Self {
+            subscriptions: Vec::new(),
+            max_clients: 15,
+            weekly_budget_threshold: 0.85,
+            selection: SelectionSettings::default(),
+            rebalancing: RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_micros(5_000_000), max_moves: 3 },
+            breaker: BreakerSettings {
+                failure_threshold: 5,
+                success_threshold: 2,
+                reset_after: Duration::from_mins(5),
+            },
+            session_idle_after: Duration::from_mins(5),
+            session_stale_after: Duration::from_hours(1),
+        }
+    }
+}
+
 /// One member's rules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SubscriptionSettings {
@@ -244,6 +264,8 @@ pub struct SubscriptionSettings {
     pub enabled: bool,
     /// How much of the owner's reserve the pool may use.
     pub priority: Priority,
+    /// What it may use in a minute and in a day.
+    pub capacity: CapacityLimits,
 }
 
 /// How much of the owner's reserve may be used: by the pool, for [`SubscriptionSettings::priority`], and by one request,

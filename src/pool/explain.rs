@@ -90,6 +90,8 @@ pub enum Cause {
     RampingUp,
     /// It runs as many requests as it may at the same time.
     RequestsFull,
+    /// It has used what its tier allows in a minute or a day.
+    CapacityFull,
     /// Sessions in use hold all its client slots.
     SlotsFull,
     /// This very request failed on it before.
@@ -97,7 +99,7 @@ pub enum Cause {
 }
 
 /// How many causes there are.
-pub(super) const CAUSES: usize = 14;
+pub(super) const CAUSES: usize = 15;
 
 impl Cause {
     pub(super) const ALL: [Self; CAUSES] = [
@@ -113,6 +115,7 @@ impl Cause {
         Self::Probing,
         Self::RampingUp,
         Self::RequestsFull,
+        Self::CapacityFull,
         Self::SlotsFull,
         Self::AlreadyTried,
     ];
@@ -127,14 +130,27 @@ impl Cause {
             Self::Disabled | Self::Removed => Source::Configuration,
             Self::Unauthenticated | Self::ProviderLimit | Self::FamilyLimit | Self::Throttled => Source::Provider,
             Self::BudgetSpent | Self::BudgetReserved => Source::Account,
-            Self::BreakerOpen | Self::Probing | Self::RampingUp | Self::RequestsFull | Self::SlotsFull => Source::Pool,
+            Self::BreakerOpen
+            | Self::Probing
+            | Self::RampingUp
+            | Self::RequestsFull
+            | Self::CapacityFull
+            | Self::SlotsFull => Source::Pool,
             Self::AlreadyTried => Source::Request,
         }
     }
 
     /// Whether it passes as soon as running requests end, so that a session need not move for it.
     pub(super) const fn is_busy(self) -> bool {
-        matches!(self, Self::BudgetReserved | Self::Probing | Self::RampingUp | Self::RequestsFull | Self::SlotsFull)
+        matches!(
+            self,
+            Self::BudgetReserved
+                | Self::Probing
+                | Self::RampingUp
+                | Self::RequestsFull
+                | Self::CapacityFull
+                | Self::SlotsFull
+        )
     }
 
     const fn words(self) -> &'static str {
@@ -151,6 +167,7 @@ impl Cause {
             Self::Probing => "being probed after failures",
             Self::RampingUp => "just recovered and loaded step by step",
             Self::RequestsFull => "at its limit of concurrent requests",
+            Self::CapacityFull => "at its limit of requests, tokens or cost in a minute or a day",
             Self::SlotsFull => "all client slots held by sessions in use",
             Self::AlreadyTried => "already tried by this request",
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::units::{MicroUsd, Timestamp};
 
 use super::command::LeaseId;
-use super::session::SessionRef;
+use super::session_table::SessionRef;
 
 /// What has to be undone when a lease ends.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Lease {
     pub(super) granted_at: Timestamp,
     /// The cost it reserved.
     pub(super) reserved: MicroUsd,
+    /// The tokens it reserved.
+    pub(super) reserved_tokens: u64,
     /// Whether it holds a client slot of its own, because its session does not hold one there.
     pub(super) own_slot: bool,
     /// Whether it probes a half-open breaker.

@@ -9,42 +9,48 @@
 
 mod allocate;
 mod breaker;
+mod capacity;
 mod command;
 mod explain;
 mod health;
+mod learn;
 mod lease;
 mod limits;
 mod ramp;
 mod rebalance;
 mod select;
 mod session;
+mod session_table;
 mod settle;
 mod snapshot;
 mod strategy;
 mod subscription;
 mod upkeep;
 mod usage;
+mod window;
 
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::units::Timestamp;
+use crate::units::{MicroUsd, Timestamp};
 
+pub use capacity::CapacityLimits;
 pub use command::*;
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
 pub use snapshot::{
-    BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, WindowView,
+    BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, UsageView,
+    WindowView,
 };
 
 use explain::CAUSES;
 use lease::Leases;
 use select::Index;
-use session::Sessions;
+use session_table::Sessions;
 use strategy::{Lots, STRATEGIES};
 use subscription::Subscription;
 
@@ -67,6 +73,8 @@ pub struct Pool {
     strategies: [Strategy; STRATEGIES],
     lots: Lots,
     index: Index,
+    /// The members by what their blocks have cost.
+    blocks: BTreeSet<(MicroUsd, u32)>,
     /// How many members can take no new session, by cause.
     excluded: [u32; CAUSES],
     /// When to look at a member again because time alone will have changed it.
@@ -90,6 +98,7 @@ impl Pool {
             strategies: [Strategy::Health; STRATEGIES],
             lots: Lots::new(0),
             index: Index::default(),
+            blocks: BTreeSet::new(),
             excluded: [0; CAUSES],
             timers: BinaryHeap::new(),
             pending: Vec::new(),

@@ -1,11 +1,12 @@
 //! Evening out the blocks: idle sessions move from the dearest subscription to the cheapest.
 
-use crate::units::{MicroUsd, Timestamp};
+use crate::units::Timestamp;
 
 use super::Pool;
 use super::command::Effect;
 use super::select::Place;
-use super::session::{Age, Kind, SessionRef};
+use super::session::{Age, Kind, Session};
+use super::session_table::SessionRef;
 
 impl Pool {
     /// One rebalancing cycle: when the current blocks of the dearest and the cheapest subscription cost differently
@@ -23,19 +24,15 @@ impl Pool {
 
     /// The dearest block with an idle session and the cheapest that could take it, if they are far enough apart.
     fn unequal_pair(&self, now: Timestamp) -> Option<(u32, u32)> {
-        let (low, cheapest) = self
-            .order
+        let gap = self.settings.rebalancing.cost_gap;
+        let is_ready = |at: u32| matches!(self.member(at).place, Some(Place::Ready(..)));
+        let &(low, cheapest) = self.blocks.iter().find(|(_, at)| is_ready(*at))?;
+        let &(_, dearest) = self
+            .blocks
             .iter()
-            .filter(|&&at| matches!(self.member(at).place, Some(Place::Ready(..))))
-            .map(|&at| (self.block_cost(at, now), at))
-            .min()?;
-        let (_, dearest) = self
-            .order
-            .iter()
-            .map(|&at| (self.block_cost(at, now), at))
-            .filter(|(cost, at)| *cost - low >= self.settings.rebalancing.cost_gap && *cost > low && *at != cheapest)
-            .filter(|(_, at)| self.idle_sessions(*at, now).next().is_some())
-            .max_by_key(|(cost, at)| (*cost, std::cmp::Reverse(*at)))?;
+            .rev()
+            .take_while(|(cost, _)| *cost > low && *cost - low >= gap)
+            .find(|(_, at)| *at != cheapest && self.idle_sessions(*at, now).next().is_some())?;
         Some((dearest, cheapest))
     }
 
@@ -66,7 +63,7 @@ impl Pool {
     }
 
     /// Idle sessions of a subscription, explicit ones first, the longest unused first.
-    fn idle_sessions(&self, at: u32, now: Timestamp) -> impl Iterator<Item = (SessionRef, &super::session::Session)> {
+    fn idle_sessions(&self, at: u32, now: Timestamp) -> impl Iterator<Item = (SessionRef, &Session)> {
         let ages = self.settings.ages();
         [Kind::Explicit, Kind::Fingerprint].into_iter().flat_map(move |kind| {
             self.sessions
@@ -77,9 +74,5 @@ impl Pool {
                 })
                 .filter(move |(_, session)| ages.of(session, now) == Age::Idle)
         })
-    }
-
-    fn block_cost(&self, at: u32, now: Timestamp) -> MicroUsd {
-        self.member(at).usage.block_cost(now)
     }
 }

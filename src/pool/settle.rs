@@ -5,7 +5,7 @@ use crate::units::Timestamp;
 
 use super::Pool;
 use super::command::{Effect, LeaseId, Outcome, Spent};
-use super::session::SessionRef;
+use super::session_table::SessionRef;
 
 impl Pool {
     /// Ends a lease. What it used is recorded whatever the outcome. An id that is unknown or already finished changes

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::units::Timestamp;
+use crate::units::{MicroUsd, Timestamp};
 
 use super::Pool;
 use super::breaker::Breaker;
@@ -114,6 +114,25 @@ pub struct SubscriptionView {
     pub sessions: Vec<SessionView>,
     /// Sessions assigned to it, by how they bind.
     pub session_counts: BTreeMap<&'static str, u32>,
+}
+
+/// The week of one subscription: what alerts are decided on, and cheap enough to be looked at every second.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UsageView {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Used in the current week, by our own account.
+    pub weekly_used: MicroUsd,
+    /// What may be used in a week.
+    pub weekly_budget: MicroUsd,
+    /// The larger of our own account's share of the budget and the provider's, 1.0 being all of it.
+    pub weekly_share: f64,
+    /// When the provider's week ends; `None` while nobody has said so, and seven rolling days count.
+    pub week_ends: Option<Timestamp>,
+    /// Dollars in the last hour.
+    pub burn_rate: f64,
+    /// When the weekly budget will be spent if use goes on like this.
+    pub exhaustion_at: Option<Timestamp>,
 }
 
 /// Why a subscription is in its state: never unknown.
@@ -226,6 +245,16 @@ impl Pool {
         self.totals(now)
     }
 
+    /// The weeks of at most `most` members from position `from` on, without those that were removed, and the position
+    /// to go on from. In parts, so that a large pool is never held for long.
+    pub fn usage_views(&self, now: Timestamp, from: usize, most: usize) -> (Vec<UsageView>, Option<usize>) {
+        let end = from.saturating_add(most).min(self.order.len());
+        let part = self.order.get(from..end).unwrap_or_default();
+        let members = part.iter().map(|&at| self.member(at)).filter(|member| member.removed.is_none());
+        let views = members.map(|member| member.usage_view(now)).collect();
+        (views, (end < self.order.len()).then_some(end))
+    }
+
     /// The earliest instant at which time alone makes a subscription usable that now is not, as far as is known.
     pub fn recovery_at(&self, now: Timestamp) -> Option<Timestamp> {
         self.order.iter().filter_map(|&at| self.unavailability(at, now)?.until).min()
@@ -317,6 +346,19 @@ impl Pool {
 }
 
 impl Subscription {
+    fn usage_view(&self, now: Timestamp) -> UsageView {
+        let figures = self.usage.figures(now);
+        UsageView {
+            id: self.id(),
+            weekly_used: figures.week.cost,
+            weekly_budget: self.settings.weekly_budget,
+            weekly_share: self.week_use(now, &figures).share(),
+            week_ends: self.usage.week_reset_after(now),
+            burn_rate: figures.burn_rate(),
+            exhaustion_at: figures.exhaustion_at(self.settings.weekly_budget, now),
+        }
+    }
+
     /// The state and why: what keeps it out, else its budget.
     pub(super) fn status_at(&self, now: Timestamp, figures: &Figures) -> (Status, StatusCause) {
         let Some(outage) = self.outage(now) else { return self.budget_status(now, figures) };

@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use crate::conversation::{Family, LimitReport, LimitStatus, Window};
+use crate::conversation::{Family, Window};
 use crate::units::{MicroUsd, Timestamp};
 
-use super::breaker::{Breaker, BreakerChange};
-use super::command::{BreakerSettings, Effect, Outcome, Priority, Spent, Status, SubscriptionSettings};
+use super::breaker::Breaker;
+use super::capacity::Starts;
+use super::command::{Priority, Status, SubscriptionSettings};
 use super::explain::{Cause, Exclusion, Source};
 use super::health::{HealthBreakdown, HealthInputs, block_percent};
-use super::lease::Lease;
 use super::limits::{Lock, ProviderLimits};
 use super::ramp::Ramp;
 use super::select::Place;
@@ -57,6 +57,9 @@ pub(super) struct Subscription {
     pub(super) own_slots: u32,
     /// Estimated cost of what is in flight.
     pub(super) reserved: MicroUsd,
+    /// Estimated tokens of what is in flight.
+    pub(super) reserved_tokens: u64,
+    pub(super) starts: Starts,
     /// When it was last granted, counted in grants.
     pub(super) last_granted: u64,
     /// When it was last granted to a request that could have gone elsewhere.
@@ -69,6 +72,8 @@ pub(super) struct Subscription {
     /// Available, approaching or limited by its budget, as last announced, and since when.
     pub(super) level: Status,
     pub(super) level_since: Timestamp,
+    /// What the block had cost when anything last changed.
+    pub(super) block_cost: MicroUsd,
     /// The score when anything last changed.
     pub(super) health: HealthBreakdown,
     /// Its place in the index.
@@ -78,9 +83,9 @@ pub(super) struct Subscription {
     /// When the pool will next look at it.
     pub(super) scheduled: Option<Timestamp>,
     /// The lock that was last seen.
-    seen_lock: Option<Lock>,
+    pub(super) seen_lock: Option<Lock>,
     /// Recoveries so far.
-    epoch: u32,
+    pub(super) epoch: u32,
 }
 
 /// How much of the week is used.
@@ -123,6 +128,8 @@ impl Subscription {
             in_flight: 0,
             own_slots: 0,
             reserved: MicroUsd::ZERO,
+            reserved_tokens: 0,
+            starts: Starts::default(),
             last_granted: 0,
             last_chosen: 0,
             lot: 0,
@@ -130,6 +137,7 @@ impl Subscription {
             last_usage: None,
             level: Status::Available,
             level_since: now,
+            block_cost: MicroUsd::ZERO,
             health: HealthBreakdown::default(),
             place: None,
             counted: None,
@@ -142,8 +150,6 @@ impl Subscription {
     pub(super) fn id(&self) -> Arc<str> {
         Arc::clone(&self.settings.id)
     }
-
-    // What it is good for.
 
     pub(super) fn week_use(&self, now: Timestamp, figures: &Figures) -> WeekUse {
         let budget = self.settings.weekly_budget;
@@ -262,13 +268,21 @@ impl Subscription {
     }
 
     /// What keeps a request away until another one ends.
-    pub(super) fn congestion(&self, now: Timestamp, sessions: u32, needs_slot: bool) -> Option<Exclusion> {
+    pub(super) fn congestion(
+        &self,
+        now: Timestamp,
+        figures: &Figures,
+        sessions: u32,
+        needs_slot: bool,
+    ) -> Option<Exclusion> {
         let cause = if matches!(self.breaker.at(now), Breaker::HalfOpen { probing: true, .. }) {
             Cause::Probing
         } else if self.ramp.is_some_and(|ramp| !ramp.admits()) {
             Cause::RampingUp
         } else if self.in_flight >= self.settings.max_concurrent {
             Cause::RequestsFull
+        } else if let Some(exclusion) = self.capacity_exclusion(now, figures) {
+            return Some(exclusion);
         } else if needs_slot && self.clients(sessions) >= self.max_clients {
             Cause::SlotsFull
         } else {
@@ -282,189 +296,6 @@ impl Subscription {
         sessions.saturating_add(self.own_slots)
     }
 
-    // What happens to it.
-
-    /// Takes note of the time: what has passed is announced.
-    pub(super) fn advance(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        self.usage.advance(now);
-        self.breaker = self.breaker.at(now);
-        for lock in self.limits.expire(now) {
-            if matches!(lock.window, Some(Window::SevenDayFamily(_))) {
-                effects.push(Effect::Recovered { subscription: self.id(), cause: lock.cause() });
-            }
-        }
-        let lock = self.limits.lock_at(now);
-        if lock.is_none()
-            && let Some(ended) = self.seen_lock
-        {
-            self.begin_ramp(1);
-            if !ended.throttle {
-                effects.push(Effect::Recovered { subscription: self.id(), cause: ended.cause() });
-            }
-        }
-        self.seen_lock = lock;
-    }
-
-    /// Announces a change of the budget's level.
-    pub(super) fn announce_level(&mut self, now: Timestamp, figures: &Figures, effects: &mut Vec<Effect>) {
-        let level = self.level_at(now, figures);
-        if level == self.level {
-            return;
-        }
-        effects.push(Effect::StatusChanged {
-            subscription: self.id(),
-            from: self.level,
-            to: level,
-            cause: self.level_cause(now, figures),
-        });
-        self.level = level;
-        self.level_since = now;
-    }
-
-    /// The budget's level in words.
-    pub(super) fn level_cause(&self, now: Timestamp, figures: &Figures) -> String {
-        let week = self.week_use(now, figures);
-        let by = if week.source() == Source::Provider { "by the provider's account" } else { "by our own account" };
-        format!("{:.1} % of the weekly budget used {by}", week.percent())
-    }
-
-    /// A request begins. Returns whether it probes the breaker, and the recovery it belongs to.
-    pub(super) fn start(&mut self, now: Timestamp, reserved: MicroUsd, own_slot: bool) -> (bool, u32) {
-        self.in_flight += 1;
-        self.own_slots += u32::from(own_slot);
-        self.reserved += reserved;
-        if let Some(ramp) = &mut self.ramp {
-            ramp.start();
-        }
-        (self.breaker.start(now), self.epoch)
-    }
-
-    /// A request ends: what it held is free again, and what it used is recorded.
-    pub(super) fn release(&mut self, now: Timestamp, lease: &Lease, answered: bool, spent: &Spent) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.own_slots = self.own_slots.saturating_sub(u32::from(lease.own_slot));
-        self.reserved -= lease.reserved;
-        if let Some(ramp) = &mut self.ramp
-            && lease.epoch == self.epoch
-        {
-            ramp.finish(answered);
-            if ramp.allowance() >= self.settings.max_concurrent {
-                self.ramp = None;
-            }
-        }
-        if spent.cost > MicroUsd::ZERO || spent.usage.total() > 0 {
-            self.usage.record(now, spent);
-            self.last_usage = Some(now);
-        }
-    }
-
-    /// Learns from how a request ended.
-    pub(super) fn learn(
-        &mut self,
-        now: Timestamp,
-        lease: &Lease,
-        outcome: Outcome,
-        rules: &BreakerSettings,
-        effects: &mut Vec<Effect>,
-    ) {
-        let change = match outcome {
-            Outcome::Completed => {
-                self.limits.succeed(lease.granted_at);
-                self.breaker.succeed(lease.probe, rules)
-            }
-            Outcome::Unavailable | Outcome::BackendFailed => self.breaker.fail(now, lease.probe, rules),
-            Outcome::Abandoned | Outcome::ClientError => {
-                self.breaker.pass(lease.probe);
-                BreakerChange::None
-            }
-            Outcome::Limited(report) => {
-                self.breaker.pass(lease.probe);
-                self.hear(now, &report);
-                self.reject(now, lease.granted_at, &report, effects);
-                BreakerChange::None
-            }
-            Outcome::Unauthenticated { detail } => {
-                self.breaker.pass(lease.probe);
-                self.quarantine(now, detail, effects);
-                BreakerChange::None
-            }
-        };
-        match change {
-            BreakerChange::None => {}
-            BreakerChange::Opened(until) => effects.push(Effect::BreakerOpened { subscription: self.id(), until }),
-            BreakerChange::Closed => {
-                // The probes were the first step.
-                self.begin_ramp(2);
-                let cause = Cause::BreakerOpen.to_string();
-                effects.push(Effect::Recovered { subscription: self.id(), cause });
-            }
-        }
-    }
-
-    /// Learns what the provider said beside an answer or when polled.
-    pub(super) fn observe(&mut self, now: Timestamp, report: &LimitReport, effects: &mut Vec<Effect>) {
-        self.hear(now, report);
-        if report.status == LimitStatus::Rejected {
-            self.reject(now, now, report, effects);
-        }
-    }
-
-    /// Notes figures and resets, whatever the verdict.
-    fn hear(&mut self, now: Timestamp, report: &LimitReport) {
-        self.limits.note(now, report);
-        let of_windows = report.windows.iter().filter_map(|used| Some((used.window, used.resets_at?)));
-        for (window, reset) in of_windows.chain(report.window.zip(report.resets_at)) {
-            match window {
-                Window::FiveHour => self.usage.anchor_block(now, reset),
-                Window::SevenDay => self.usage.anchor_week(now, reset),
-                Window::SevenDayFamily(_) => {}
-            }
-        }
-    }
-
-    fn reject(&mut self, now: Timestamp, started_at: Timestamp, report: &LimitReport, effects: &mut Vec<Effect>) {
-        let Some(lock) = self.limits.reject(now, started_at, report) else { return };
-        let subscription = self.id();
-        effects.push(if lock.throttle {
-            Effect::Throttled { subscription, until: lock.until }
-        } else {
-            Effect::LimitReached { subscription, cause: lock.cause(), until: lock.until }
-        });
-        self.seen_lock = self.limits.lock_at(now);
-    }
-
-    fn quarantine(&mut self, now: Timestamp, detail: String, effects: &mut Vec<Effect>) {
-        if self.quarantine.is_none() {
-            effects.push(Effect::AuthFailed { subscription: self.id(), cause: detail.clone() });
-            self.quarantine = Some(Quarantine { since: now, detail });
-        }
-    }
-
-    /// Its operator says that it is logged in again.
-    pub(super) fn end_quarantine(&mut self, effects: &mut Vec<Effect>) {
-        if self.quarantine.take().is_some() {
-            self.begin_ramp(1);
-            let cause = Cause::Unauthenticated.to_string();
-            effects.push(Effect::Recovered { subscription: self.id(), cause });
-        }
-    }
-
-    /// Its operator says that all is well: forgets quarantine, locks and failures.
-    pub(super) fn restore(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        self.end_quarantine(effects);
-        self.limits.unlock();
-        self.advance(now, effects);
-        if self.breaker != Breaker::default() {
-            self.breaker = Breaker::default();
-            self.begin_ramp(1);
-        }
-    }
-
-    fn begin_ramp(&mut self, allowance: u32) {
-        self.epoch = self.epoch.wrapping_add(1);
-        self.ramp = (allowance < self.settings.max_concurrent).then(|| Ramp::new(allowance));
-    }
-
     /// The next instant at which time alone changes what it is good for.
     pub(super) fn next_change(&self, now: Timestamp, figures: &Figures) -> Option<Timestamp> {
         let burning = figures.burn_rate() > 3.0;
@@ -472,7 +303,11 @@ impl Subscription {
             Breaker::Open { until, .. } => Some(until),
             Breaker::Closed { .. } | Breaker::HalfOpen { .. } => None,
         };
-        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker].into_iter().flatten().min()
+        let capacity = self.capacity_exclusion(now, figures).and_then(|full| full.until);
+        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker, capacity]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn share_of_budget(&self, share: f64) -> MicroUsd {

@@ -3,13 +3,14 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::units::Timestamp;
+use crate::units::{MicroUsd, Timestamp};
 
 use super::Pool;
 use super::command::{Effect, Priority, SelectionSettings, SessionKey, Settings, Strategy, SubscriptionSettings};
 use super::explain::Cause;
 use super::select::{Openness, Place, Rank};
-use super::session::{Kind, SessionId, SessionRef};
+use super::session::{Kind, SessionId};
+use super::session_table::SessionRef;
 use super::strategy::{Lots, Qualities, preference};
 use super::subscription::Subscription;
 use super::usage::Figures;
@@ -90,19 +91,21 @@ impl Pool {
             u32::try_from(self.subscriptions.len() - 1).unwrap_or(u32::MAX)
         };
         self.by_id.insert(id, at);
+        self.blocks.insert((MicroUsd::ZERO, at));
         at
     }
 
     /// Gives up the places of members that were removed and have nothing left: no lease, no session, no use that
     /// would count if they came back.
     fn vacate_drained(&mut self) {
-        let Self { subscriptions, sessions, by_id, vacant, excluded, .. } = self;
+        let Self { subscriptions, sessions, by_id, vacant, excluded, blocks, .. } = self;
         self.order.retain(|&at| {
             let member = &mut subscriptions[at as usize];
             let sessions = sessions.count_at(at, Kind::Explicit) + sessions.count_at(at, Kind::Fingerprint);
             let drained = member.removed.is_some() && member.in_flight == 0 && sessions == 0 && member.usage.is_empty();
             if drained {
                 by_id.remove(&member.settings.id);
+                blocks.remove(&(member.block_cost, at));
                 member.scheduled = None;
                 if let Some(cause) = member.counted.take() {
                     excluded[cause.index()] -= 1;
@@ -176,6 +179,12 @@ impl Pool {
         let figures = member.usage.figures(now);
         member.announce_level(now, &figures, &mut self.pending);
         member.health = member.health_at(now, &figures, member.clients(sessions));
+        let block_cost = figures.block_tally.cost;
+        if member.block_cost != block_cost {
+            self.blocks.remove(&(member.block_cost, at));
+            self.blocks.insert((block_cost, at));
+            member.block_cost = block_cost;
+        }
         let (place, cause) = self.placing(at, now, &figures);
         let next = self.member(at).next_change(now, &figures);
 
@@ -217,7 +226,7 @@ impl Pool {
         let closed_families = member.limits.locked_families(now);
         let openness = Openness { least_priority, closed_families };
         let sessions = self.explicit_sessions(at);
-        let congestion = member.congestion(now, sessions, true).map(|exclusion| exclusion.cause);
+        let congestion = member.congestion(now, figures, sessions, true).map(|exclusion| exclusion.cause);
         let place = match congestion {
             None => Some(Place::Ready(openness, self.rank(at, now, figures))),
             Some(Cause::SlotsFull) => {

@@ -1,115 +1,28 @@
 //! What a subscription has used: an exact log of seven days, with running sums over every window that counts.
 //!
-//! A window is a position in the log and the sum of everything behind it. Moving it forward subtracts what falls out,
-//! so that recording and reading cost O(1) per record over its whole life, and sums never drift: they are integers.
+//! Recording and reading cost O(1) a record over its whole life; see [`super::window`].
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::units::{MicroUsd, Timestamp};
 
 use super::command::Spent;
+use super::window::{Record, Records, Tally, Window};
 
 /// The provider's long window.
 pub(super) const WEEK: Duration = Duration::from_hours(7 * 24);
 /// The provider's short window.
 pub(super) const BLOCK: Duration = Duration::from_hours(5);
+/// Capacity is counted over this long,
+pub(super) const MINUTE: Duration = Duration::from_mins(1);
+/// and over this long.
+pub(super) const DAY: Duration = Duration::from_hours(24);
 /// Burn rate is the cost of this long.
 const HOUR: Duration = Duration::from_hours(1);
 /// Tokens per minute are averaged over this long.
 const FIVE_MINUTES: Duration = Duration::from_mins(5);
 /// How far beyond its length a reset time may lie before it is taken for a mistake.
 const RESET_TOLERANCE: Duration = Duration::from_mins(1);
-
-/// One request's use.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Record {
-    at: Timestamp,
-    cost: MicroUsd,
-    input: u32,
-    tokens: u32,
-}
-
-/// A sum of records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    /// Money.
-    pub(super) cost: MicroUsd,
-    /// Input tokens, cached or not.
-    pub(super) input: u64,
-    /// All tokens.
-    pub(super) tokens: u64,
-}
-
-impl Tally {
-    fn add(&mut self, record: &Record) {
-        self.cost += record.cost;
-        self.input += u64::from(record.input);
-        self.tokens += u64::from(record.tokens);
-    }
-
-    fn remove(&mut self, record: &Record) {
-        self.cost -= record.cost;
-        self.input -= u64::from(record.input);
-        self.tokens -= u64::from(record.tokens);
-    }
-}
-
-/// The records themselves, oldest first, numbered without gaps from the first one ever.
-#[derive(Clone, Debug, Default)]
-struct Records {
-    held: VecDeque<Record>,
-    /// The number of the oldest held record.
-    first: u64,
-}
-
-impl Records {
-    fn at(&self, number: u64) -> Option<&Record> {
-        let offset = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        self.held.get(offset)
-    }
-
-    fn newest(&self) -> Option<Timestamp> {
-        self.held.back().map(|record| record.at)
-    }
-
-    fn forget_before(&mut self, start: Timestamp) {
-        while self.held.front().is_some_and(|record| record.at < start) {
-            self.held.pop_front();
-            self.first += 1;
-        }
-    }
-}
-
-/// Everything from one record on.
-#[derive(Clone, Copy, Debug, Default)]
-struct Window {
-    /// The number of the first record inside.
-    next: u64,
-    tally: Tally,
-}
-
-impl Window {
-    /// Makes the window begin at `start`, which usually is a little later than before.
-    fn seek(&mut self, start: Timestamp, records: &Records) {
-        while let Some(record) = records.at(self.next).filter(|record| record.at < start) {
-            self.tally.remove(record);
-            self.next += 1;
-        }
-        // A reset time that the provider corrects can move the start back.
-        while let Some(before) = self.next.checked_sub(1)
-            && let Some(record) = records.at(before).filter(|record| record.at >= start)
-        {
-            self.tally.add(record);
-            self.next = before;
-        }
-    }
-
-    /// When the oldest record inside is `length` old.
-    fn next_expiry(&self, length: Duration, records: &Records) -> Option<Timestamp> {
-        records.at(self.next).map(|record| record.at + length)
-    }
-}
 
 /// A 5-hour window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,10 +38,14 @@ pub(super) struct Block {
 pub(super) struct Figures {
     /// The week so far.
     pub(super) week: Tally,
+    /// The last 24 hours.
+    pub(super) day: Tally,
     /// The last 60 minutes.
     pub(super) hour: Tally,
     /// The last 5 minutes.
     pub(super) five_minutes: Tally,
+    /// The last minute.
+    pub(super) minute: Tally,
     /// The current block, if one has begun.
     pub(super) block: Option<Block>,
     /// The current block's use; zero between blocks.
@@ -170,12 +87,16 @@ impl Figures {
 pub(super) struct UsageLog {
     records: Records,
     week: Window,
+    day: Window,
     hour: Window,
     five_minutes: Window,
+    minute: Window,
     block_window: Window,
     block: Option<Block>,
     /// When the provider's own week resets, once it has said so.
     week_reset: Option<Timestamp>,
+    /// From when until when no sum changes unless something is added: then there is nothing to look for.
+    settled: Option<(Timestamp, Timestamp)>,
 }
 
 impl UsageLog {
@@ -193,49 +114,57 @@ impl UsageLog {
             self.block = Some(Block { start: record.at, end: record.at + BLOCK });
             self.block_window = self.empty_window();
         }
-        self.records.held.push_back(record);
-        for window in [&mut self.week, &mut self.hour, &mut self.five_minutes, &mut self.block_window] {
+        self.records.push(record);
+        let Self { week, day, hour, five_minutes, minute, block_window, .. } = self;
+        for window in [week, day, hour, five_minutes, minute, block_window] {
             window.tally.add(&record);
         }
     }
 
     /// Lets go of what has become too old by `now`.
     pub(super) fn advance(&mut self, now: Timestamp) {
+        if self.is_settled(now) {
+            return;
+        }
         self.week.seek(self.week_start(now), &self.records);
+        self.day.seek(rolling_start(now, DAY), &self.records);
         self.hour.seek(rolling_start(now, HOUR), &self.records);
         self.five_minutes.seek(rolling_start(now, FIVE_MINUTES), &self.records);
+        self.minute.seek(rolling_start(now, MINUTE), &self.records);
         if self.block.is_some_and(|block| now >= block.end) {
             self.block = None;
             self.block_window = self.empty_window();
         }
         self.records.forget_before(rolling_start(now, WEEK));
+        self.settled = Some((now, self.settled_until(now)));
     }
 
     /// What the log says at `now`, whether or not it was advanced to it.
     pub(super) fn figures(&self, now: Timestamp) -> Figures {
+        let settled = self.is_settled(now);
         let sought = |mut window: Window, start| {
-            window.seek(start, &self.records);
+            if !settled {
+                window.seek(start, &self.records);
+            }
             window.tally
         };
         let block = self.block.filter(|block| now < block.end);
         Figures {
             week: sought(self.week, self.week_start(now)),
+            day: sought(self.day, rolling_start(now, DAY)),
             hour: sought(self.hour, rolling_start(now, HOUR)),
             five_minutes: sought(self.five_minutes, rolling_start(now, FIVE_MINUTES)),
+            minute: sought(self.minute, rolling_start(now, MINUTE)),
             block,
             block_tally: if block.is_some() { self.block_window.tally } else { Tally::default() },
         }
-    }
-
-    /// What the current block has cost.
-    pub(super) fn block_cost(&self, now: Timestamp) -> MicroUsd {
-        self.block.filter(|block| now < block.end).map_or(MicroUsd::ZERO, |_| self.block_window.tally.cost)
     }
 
     /// The provider's week resets at `reset`.
     pub(super) fn anchor_week(&mut self, now: Timestamp, reset: Timestamp) {
         if reset > now && reset <= now + WEEK + RESET_TOLERANCE {
             self.week_reset = Some(reset);
+            self.settled = None;
             self.advance(now);
         }
     }
@@ -246,6 +175,7 @@ impl UsageLog {
             let block = Block { start: (reset - BLOCK).min(now), end: reset };
             self.block = Some(block);
             self.block_window.seek(block.start, &self.records);
+            self.settled = None;
         }
     }
 
@@ -253,21 +183,23 @@ impl UsageLog {
     pub(super) fn week_below_at(&self, now: Timestamp, limit: MicroUsd) -> Option<Timestamp> {
         let mut week = self.week;
         week.seek(self.week_start(now), &self.records);
-        if week.tally.cost < limit {
-            return None;
-        }
         if let Some(reset) = self.week_reset_after(now) {
-            return Some(reset);
+            return (week.tally.cost >= limit).then_some(reset);
         }
-        let mut falls_at = None;
-        while week.tally.cost >= limit
-            && let Some(record) = self.records.at(week.next)
-        {
-            week.tally.remove(record);
-            week.next += 1;
-            falls_at = Some(record.at + WEEK);
-        }
-        falls_at
+        week.falls_below(WEEK, &self.records, |tally| tally.cost.as_micros(), limit.as_micros())
+    }
+
+    /// The same for the last minute or day and any measure of it.
+    pub(super) fn below_at(
+        &self,
+        now: Timestamp,
+        length: Duration,
+        measure: impl Fn(&Tally) -> i64,
+        limit: i64,
+    ) -> Option<Timestamp> {
+        let mut window = if length == DAY { self.day } else { self.minute };
+        window.seek(rolling_start(now, length), &self.records);
+        window.falls_below(length, &self.records, measure, limit)
     }
 
     /// The next instant at which time alone changes the week's sum, the block or (if `burning`) the last hour's sum.
@@ -293,7 +225,19 @@ impl UsageLog {
 
     /// Whether nothing of the last week is left.
     pub(super) fn is_empty(&self) -> bool {
-        self.records.held.is_empty()
+        self.records.is_empty()
+    }
+
+    fn is_settled(&self, now: Timestamp) -> bool {
+        self.settled.is_some_and(|(from, until)| from <= now && now < until)
+    }
+
+    fn settled_until(&self, now: Timestamp) -> Timestamp {
+        let rolling = [(self.day, DAY), (self.hour, HOUR), (self.five_minutes, FIVE_MINUTES), (self.minute, MINUTE)];
+        let expiries = rolling.into_iter().filter_map(|(window, length)| window.next_expiry(length, &self.records));
+        let oldest = self.records.oldest().map(|oldest| oldest + WEEK);
+        // A new record is the first to leave the last minute, unless others are in it.
+        expiries.chain(oldest).chain(self.next_change(now, false)).min().unwrap_or(now + MINUTE).min(now + MINUTE)
     }
 
     fn week_start(&self, now: Timestamp) -> Timestamp {
@@ -305,7 +249,7 @@ impl UsageLog {
     }
 
     fn empty_window(&self) -> Window {
-        Window { next: self.records.first + self.records.held.len() as u64, tally: Tally::default() }
+        Window::after(&self.records)
     }
 }
 
@@ -319,19 +263,12 @@ mod tests {
     use super::*;
     use crate::conversation::Usage;
 
-    const DAY: Duration = Duration::from_hours(24);
-
     fn spent(dollars: f64) -> Spent {
         Spent { usage: Usage { input: 60, output: 40, ..Usage::default() }, cost: MicroUsd::from_usd(dollars) }
     }
 
     fn now() -> Timestamp {
         Timestamp::from_secs(1_800_000_000)
-    }
-
-    #[test]
-    fn a_record_is_small() {
-        assert!(size_of::<Record>() <= 32);
     }
 
     #[test]
@@ -428,5 +365,46 @@ mod tests {
         log.record(now() - DAY, &spent(2.0));
         assert_eq!(log.figures(now()).week.cost, MicroUsd::from_usd(3.0));
         assert_eq!(log.figures(now()).block_tally.cost, MicroUsd::from_usd(3.0));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        /// Windows that move step by step say the same as adding up from the start.
+        #[test]
+        fn sums_are_exact_at_any_time(
+            steps in proptest::collection::vec((0..3_u8, 0..40_000_000_u64, 0..5_000_000_i64), 1..80),
+            glances in proptest::collection::vec(0..90_000_000_u64, 3),
+        ) {
+            let mut log = UsageLog::default();
+            let mut all: Vec<(Timestamp, MicroUsd)> = Vec::new();
+            let mut now = now();
+            for (kind, millis, micros) in steps {
+                // Often a short step, sometimes a long one.
+                now = now + Duration::from_millis(if kind == 0 { millis } else { millis / 1000 });
+                if kind < 2 {
+                    let cost = MicroUsd::from_micros(micros);
+                    log.record(now, &Spent { cost, ..Spent::default() });
+                    all.push((now, cost));
+                } else {
+                    log.advance(now);
+                }
+                for glance in &glances {
+                    let at = now + Duration::from_millis(*glance);
+                    let sum = |length| -> MicroUsd {
+                        all.iter().filter(|(then, _)| at.since(*then) < length).map(|(_, cost)| *cost).sum()
+                    };
+                    let figures = log.figures(at);
+                    proptest::prop_assert_eq!(figures.week.cost, sum(WEEK));
+                    proptest::prop_assert_eq!(figures.day.cost, sum(DAY));
+                    proptest::prop_assert_eq!(figures.hour.cost, sum(HOUR));
+                    proptest::prop_assert_eq!(figures.five_minutes.cost, sum(FIVE_MINUTES));
+                    proptest::prop_assert_eq!(figures.minute.cost, sum(MINUTE));
+                }
+            }
+        }
     }
 }

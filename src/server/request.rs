@@ -186,5 +186,7 @@ async fn serve(
         Route::Live => ops::live(),
         Route::Ready => ops::ready(gateway),
         Route::Debug => ops::debug(gateway),
+        Route::Decisions => ops::decisions(gateway, parts.uri.query()),
+        Route::Rebalance => ops::rebalance(gateway),
     })
 }

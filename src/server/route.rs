@@ -13,6 +13,8 @@ pub(super) enum Route {
     Live,
     Ready,
     Debug,
+    Decisions,
+    Rebalance,
 }
 
 /// Who may come in.
@@ -27,7 +29,7 @@ pub(super) enum Access {
 }
 
 impl Route {
-    const ALL: [(&'static str, Self); 7] = [
+    const ALL: [(&'static str, Self); 9] = [
         ("/v1/chat/completions", Self::Chat),
         ("/v1/models", Self::Models),
         ("/v1/models/{*name}", Self::Model),
@@ -35,27 +37,29 @@ impl Route {
         ("/health/live", Self::Live),
         ("/health/ready", Self::Ready),
         ("/debug/auth-pool", Self::Debug),
+        ("/debug/auth-pool/decisions", Self::Decisions),
+        ("/debug/auth-pool/rebalance", Self::Rebalance),
     ];
 
     pub(super) const fn access(self) -> Access {
         match self {
             Self::Chat | Self::Models | Self::Model => Access::Client,
             Self::Health | Self::Live | Self::Ready => Access::Open,
-            Self::Debug => Access::Operator,
+            Self::Debug | Self::Decisions | Self::Rebalance => Access::Operator,
         }
     }
 
     /// The methods it takes, as in the `Allow` header.
     pub(super) const fn allow(self) -> &'static str {
         match self {
-            Self::Chat => "POST, OPTIONS",
+            Self::Chat | Self::Rebalance => "POST, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
 
     pub(super) fn takes(self, method: &Method) -> bool {
         match self {
-            Self::Chat => method == Method::POST,
+            Self::Chat | Self::Rebalance => method == Method::POST,
             _ => method == Method::GET || method == Method::HEAD,
         }
     }

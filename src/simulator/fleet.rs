@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pool::{
-    BreakerSettings, Priority, RebalanceSettings, SelectionSettings, Settings, Strategy, SubscriptionSettings,
+    CapacityLimits, Priority, RebalanceSettings, SelectionSettings, Settings, Strategy, SubscriptionSettings,
 };
 use crate::units::{MicroUsd, Timestamp};
 
@@ -76,20 +76,14 @@ impl Fleet {
             max_concurrent: 10,
             enabled: true,
             priority: Priority::Normal,
+            capacity: CapacityLimits::default(),
         };
+        let defaults = Settings::default();
         Settings {
             subscriptions: self.members.iter().map(subscription).collect(),
-            max_clients: 15,
-            weekly_budget_threshold: 0.85,
             selection: SelectionSettings { strategy, fallbacks: [None; 2], seed },
-            rebalancing: RebalanceSettings { enabled: rebalancing, cost_gap: MicroUsd::from_usd(5.0), max_moves: 3 },
-            breaker: BreakerSettings {
-                failure_threshold: 5,
-                success_threshold: 2,
-                reset_after: Duration::from_mins(5),
-            },
-            session_idle_after: Duration::from_mins(5),
-            session_stale_after: Duration::from_hours(1),
+            rebalancing: RebalanceSettings { enabled: rebalancing, ..defaults.rebalancing },
+            ..defaults
         }
     }
 }

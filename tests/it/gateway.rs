@@ -13,35 +13,37 @@ use auth_pool::conversation::{
 use auth_pool::gateway::{
     Answer, Call, Gateway as _, GatewayError, PooledGateway, Priority, RefusalReason, SessionHint, SharedPool,
 };
-use auth_pool::pool::{BreakerSettings, Pool, RebalanceSettings, Settings, Status, SubscriptionSettings};
+use auth_pool::pool::{
+    BreakerSettings, CapacityLimits, Pool, RebalanceSettings, SelectionSettings, Settings, Status, SubscriptionSettings,
+};
 use auth_pool::runtime::{clock, tasks::Tasks};
 use auth_pool::units::{MicroUsd, Timestamp};
 use futures_util::{StreamExt as _, stream};
 
 /// What a backend answers, call after call; the last answer is repeated.
-struct Scripted {
+pub(super) struct Scripted {
     answers: Mutex<Vec<Vec<Result<Event, Failure>>>>,
     calls: AtomicUsize,
     /// Streams that have not been dropped.
-    open: Arc<AtomicUsize>,
+    pub(super) open: Arc<AtomicUsize>,
     /// Never ends after what it says.
     hangs: bool,
 }
 
 impl Scripted {
-    fn new(answers: Vec<Vec<Result<Event, Failure>>>) -> Arc<Self> {
+    pub(super) fn new(answers: Vec<Vec<Result<Event, Failure>>>) -> Arc<Self> {
         Arc::new(Self { answers: Mutex::new(answers), calls: AtomicUsize::new(0), open: Arc::default(), hangs: false })
     }
 
-    fn good() -> Arc<Self> {
+    pub(super) fn good() -> Arc<Self> {
         Self::new(vec![good()])
     }
 
-    fn failing(kind: FailureKind) -> Arc<Self> {
+    pub(super) fn failing(kind: FailureKind) -> Arc<Self> {
         Self::new(vec![vec![Err(Failure::new(kind, "scripted"))]])
     }
 
-    fn calls(&self) -> usize {
+    pub(super) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 }
@@ -69,7 +71,7 @@ impl Backend for Scripted {
     }
 }
 
-fn good() -> Vec<Result<Event, Failure>> {
+pub(super) fn good() -> Vec<Result<Event, Failure>> {
     let usage = Usage { input: 100, output: 10, ..Usage::default() };
     vec![
         Ok(Event::Started(usage)),
@@ -79,7 +81,7 @@ fn good() -> Vec<Result<Event, Failure>> {
     ]
 }
 
-fn limited(resets_in: u64) -> FailureKind {
+pub(super) fn limited(resets_in: u64) -> FailureKind {
     FailureKind::Limited(LimitReport {
         status: LimitStatus::Rejected,
         window: Some(Window::FiveHour),
@@ -88,13 +90,30 @@ fn limited(resets_in: u64) -> FailureKind {
     })
 }
 
-struct Bench {
-    gateway: PooledGateway,
-    pool: SharedPool,
-    tasks: Tasks,
+pub(super) struct Bench {
+    pub(super) gateway: PooledGateway,
+    pub(super) pool: SharedPool,
+    pub(super) tasks: Tasks,
+}
+
+pub(super) const REBALANCING: RebalanceSettings =
+    RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_micros(5_000_000), max_moves: 3 };
+
+pub(super) fn gateway_settings() -> auth_pool::gateway::Settings {
+    auth_pool::gateway::Settings { max_attempts: 3, rebalancing: REBALANCING }
 }
 
 fn bench(backends: &[Arc<Scripted>]) -> Bench {
+    let backends: Vec<_> = backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>).collect();
+    bench_with(&backends, gateway_settings(), |_| {})
+}
+
+/// A bench whose pool's rules are changed by `adjust`.
+pub(super) fn bench_with(
+    backends: &[Arc<dyn Backend>],
+    gateway: auth_pool::gateway::Settings,
+    adjust: impl FnOnce(&mut Settings),
+) -> Bench {
     let names: Vec<Arc<str>> = (1..=backends.len()).map(|number| format!("sub{number}").into()).collect();
     let subscription = |id: &Arc<str>| SubscriptionSettings {
         id: Arc::clone(id),
@@ -105,20 +124,22 @@ fn bench(backends: &[Arc<Scripted>]) -> Bench {
         max_concurrent: 10,
         enabled: true,
         priority: Priority::Normal,
+        capacity: CapacityLimits::default(),
     };
-    let settings = Settings {
+    let mut settings = Settings {
         subscriptions: names.iter().map(subscription).collect(),
         max_clients: 15,
         weekly_budget_threshold: 0.85,
-        rebalancing: RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_usd(5.0), max_moves: 3 },
+        selection: SelectionSettings::default(),
+        rebalancing: REBALANCING,
         breaker: BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: Duration::from_secs(300) },
         session_idle_after: Duration::from_secs(300),
         session_stale_after: Duration::from_secs(3600),
     };
+    adjust(&mut settings);
     let tasks = Tasks::default();
     let pool = SharedPool::new(Pool::new(settings, clock::now()));
-    let by_name: HashMap<Arc<str>, Arc<dyn Backend>> =
-        names.into_iter().zip(backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>)).collect();
+    let by_name: HashMap<Arc<str>, Arc<dyn Backend>> = names.into_iter().zip(backends.iter().cloned()).collect();
     let spares = SpareSettings {
         max_processes: 1,
         max_spares: 0,
@@ -127,11 +148,11 @@ fn bench(backends: &[Arc<Scripted>]) -> Bench {
         max_line_bytes: 1024,
     };
     let claude = ClaudeCli::new(spares, &tasks);
-    let gateway = PooledGateway::new(pool.clone(), by_name, Catalog::new([], []), claude, 3, tasks.clone());
+    let gateway = PooledGateway::new(pool.clone(), by_name, Catalog::new([], []), claude, gateway, tasks.clone());
     Bench { gateway, pool, tasks }
 }
 
-fn call(session: &str) -> Call {
+pub(super) fn call(session: &str) -> Call {
     Call {
         request: Request {
             model: Arc::new(Model::named("claude-sonnet-4-5")),
@@ -148,20 +169,20 @@ fn call(session: &str) -> Call {
     }
 }
 
-async fn read(answer: Answer) -> Vec<Result<Event, GatewayError>> {
+pub(super) async fn read(answer: Answer) -> Vec<Result<Event, GatewayError>> {
     answer.events.collect().await
 }
 
 impl Bench {
-    async fn chat(&self, session: &str) -> Result<Answer, GatewayError> {
+    pub(super) async fn chat(&self, session: &str) -> Result<Answer, GatewayError> {
         self.gateway.chat(call(session)).await
     }
 
-    fn in_flight(&self) -> usize {
+    pub(super) fn in_flight(&self) -> usize {
         self.pool.with(|pool, _| (pool.in_flight(), Vec::new()))
     }
 
-    fn status(&self, index: usize) -> (Status, f64, u32) {
+    pub(super) fn status(&self, index: usize) -> (Status, f64, u32) {
         let view = self.pool.with(|pool, now| (pool.snapshot(now), Vec::new())).subscriptions.swap_remove(index);
         (view.status, view.weekly_used, view.in_flight)
     }
@@ -216,6 +237,23 @@ async fn when_all_are_limited_the_client_learns_when_to_come_back() {
     assert_eq!(reason, RefusalReason::ProviderLimited);
     let seconds = retry_after.expect("a time").as_secs_f64();
     assert!((48.0..=50.1).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+async fn when_to_come_back_is_known_also_when_the_attempts_are_used_up() {
+    let resets = |all: &[u64]| bench(&all.iter().map(|after| Scripted::failing(limited(*after))).collect::<Vec<_>>());
+    let refused = |bench: Bench| async move {
+        match bench.chat("s").await {
+            Err(GatewayError::Refused { reason, retry_after, .. }) => (reason, retry_after.expect("a time")),
+            _ => panic!("it must be refused"),
+        }
+    };
+    let (reason, after) = refused(resets(&[300, 50, 200])).await;
+    assert_eq!(reason, RefusalReason::ProviderLimited);
+    assert!((48.0..=50.1).contains(&after.as_secs_f64()), "{after:?}");
+    // With three attempts the fourth was not asked.
+    let (reason, after) = refused(resets(&[300, 50, 200, 100])).await;
+    assert_eq!((reason, after), (RefusalReason::Busy, Duration::from_secs(1)));
 }
 
 #[tokio::test]

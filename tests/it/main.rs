@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on shall say so and fail")]
 
+mod alerts;
 mod architecture;
 mod claude_cli;
 mod gateway;
 mod http;
+mod operator;

@@ -233,6 +233,11 @@ impl From<Failure> for Error {
                 "No subscription can answer: those that were tried are not logged in or have no credit left.",
             ),
             FailureKind::Spawn => Self::new(Cause::UpstreamFailed, "The Claude CLI could not be started."),
+            FailureKind::NoProcess => {
+                Self::new(Cause::Busy, "All processes of the pool are busy. Try again in a moment.")
+                    .with_retry_after(Some(Duration::from_secs(2)))
+            }
+            FailureKind::Overflow => Self::new(Cause::SlowRequest, "The answer was not read in time."),
             FailureKind::Crashed => {
                 Self::new(Cause::UpstreamFailed, "The Claude CLI ended before the answer was complete.")
             }

@@ -69,6 +69,7 @@ fn is_entitlement(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::claude_cli::output::RawUsage;
 
     fn check(word: &str, status: Option<u16>, text: &str, expect: &FailureKind) {
         let evidence = Evidence { assistant_error: Some(word.to_owned()), limits: None };
@@ -79,6 +80,7 @@ mod tests {
             terminal_reason: None,
             text: text.to_owned(),
             total_cost: None,
+            usage: RawUsage::default(),
         };
         assert_eq!(&classify(&evidence, &result).kind, expect, "{word} {status:?} {text}");
     }

@@ -62,17 +62,26 @@ impl fmt::Debug for Settings {
 #[derive(Clone, Debug)]
 pub struct ClaudeCli {
     spares: Spares,
+    tasks: Tasks,
 }
 
 impl ClaudeCli {
     /// Starts the maker of spares.
     pub fn new(settings: SpareSettings, tasks: &Tasks) -> Self {
-        Self { spares: Spares::new(settings, tasks) }
+        Self { spares: Spares::new(settings, tasks), tasks: tasks.clone() }
     }
 
     /// The backend of one subscription.
     pub fn backend(&self, profile: Profile, settings: Settings) -> ClaudeCliBackend {
-        ClaudeCliBackend { spares: self.spares.clone(), profile, settings }
+        ClaudeCliBackend { spares: self.spares.clone(), profile, settings, tasks: self.tasks.clone() }
+    }
+
+    /// Lets go of spares that none of these backends would use, and keeps at most `max_spares` of the others: after a
+    /// change of the configuration no process of a removed subscription stays.
+    pub fn retain<'a>(&self, max_spares: usize, backends: impl IntoIterator<Item = &'a ClaudeCliBackend>) {
+        let model = Model::named("");
+        let kinds: Vec<Arc<Launch>> = backends.into_iter().map(|backend| backend.launch(&model)).collect();
+        self.spares.retain(max_spares, |launch| kinds.iter().any(|kind| kind.is_same_but_for_the_model(launch)));
     }
 
     /// How many processes there are.
@@ -92,6 +101,7 @@ pub struct ClaudeCliBackend {
     spares: Spares,
     profile: Profile,
     settings: Settings,
+    tasks: Tasks,
 }
 
 impl ClaudeCliBackend {
@@ -116,6 +126,6 @@ impl ClaudeCliBackend {
 impl Backend for ClaudeCliBackend {
     fn run(&self, request: &Request) -> EventStream {
         let job = turn::Job::new(self.launch(&request.model), request);
-        turn::run(job, self.spares.clone(), self.settings.timers)
+        turn::run(job, self.spares.clone(), self.settings.timers, &self.tasks)
     }
 }

@@ -87,6 +87,8 @@ pub(super) struct TurnResult {
     pub text: String,
     /// What the process has cost since it started.
     pub total_cost: Option<MicroUsd>,
+    /// What the turn used.
+    pub usage: RawUsage,
 }
 
 /// A line that is not the CLI's protocol.
@@ -286,6 +288,8 @@ struct ResultLine {
     errors: Vec<Value>,
     #[serde(default)]
     total_cost_usd: Option<f64>,
+    #[serde(default)]
+    usage: Option<RawUsage>,
 }
 
 impl From<ResultLine> for TurnResult {
@@ -298,6 +302,7 @@ impl From<ResultLine> for TurnResult {
             terminal_reason: line.terminal_reason,
             text: line.result.into_iter().chain(errors).collect::<Vec<_>>().join("; "),
             total_cost: line.total_cost_usd.map(MicroUsd::from_usd),
+            usage: line.usage.unwrap_or_default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::process::Launch;
 use super::spares::Spares;
 
 /// How long the CLI may take to start and answer.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// What the CLI says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tracing::{debug, warn};
 
 use crate::runtime::tasks::Tasks;
@@ -37,6 +37,16 @@ pub(super) struct Launch {
     pub cwd: PathBuf,
 }
 
+impl Launch {
+    /// Whether `other` starts the same CLI for the same profile. The model is the last argument.
+    pub(super) fn is_same_but_for_the_model(&self, other: &Self) -> bool {
+        let (Some((_, args)), Some((_, other_args))) = (self.args.split_last(), other.args.split_last()) else {
+            return false;
+        };
+        args == other_args && (&self.command, &self.env, &self.cwd) == (&other.command, &other.env, &other.cwd)
+    }
+}
+
 impl fmt::Debug for Launch {
     /// Names of variables only: their values can be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,10 +65,32 @@ pub(super) struct Process {
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
     line: Vec<u8>,
+    /// Whether `line` has been handed out. A read that was given up goes on where it stopped.
+    line_is_read: bool,
     max_line_bytes: usize,
     group: Arc<Group>,
-    /// The place this process takes among all processes of the pool.
-    _permit: OwnedSemaphorePermit,
+}
+
+/// A place among all processes of the pool. Free again when the process that has it is really gone.
+#[derive(Debug)]
+pub(super) struct Place {
+    permit: Option<OwnedSemaphorePermit>,
+    freed: Arc<Notify>,
+}
+
+impl Place {
+    /// `freed` is told when the place is free again.
+    pub(super) fn new(permit: OwnedSemaphorePermit, freed: &Arc<Notify>) -> Self {
+        Self { permit: Some(permit), freed: Arc::clone(freed) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // In this order: whoever is woken finds the place free.
+        drop(self.permit.take());
+        self.freed.notify_one();
+    }
 }
 
 /// Why no line could be read.
@@ -76,13 +108,8 @@ pub(super) enum ReadError {
 }
 
 impl Process {
-    /// Starts a process. It counts against `permit` until it is gone.
-    pub(super) fn start(
-        launch: &Launch,
-        permit: OwnedSemaphorePermit,
-        max_line_bytes: usize,
-        tasks: &Tasks,
-    ) -> io::Result<Self> {
+    /// Starts a process. It has `place` until it is gone.
+    pub(super) fn start(launch: &Launch, place: Place, max_line_bytes: usize, tasks: &Tasks) -> io::Result<Self> {
         #[expect(clippy::disallowed_methods, reason = "the one home of starting processes")]
         let mut child = Command::new(&launch.command)
             .args(&launch.args)
@@ -104,14 +131,14 @@ impl Process {
             ended: AtomicBool::new(false),
             stderr_tail: Mutex::default(),
         });
-        tasks.spawn("claude-cli-watch", watch(child, stderr, Arc::clone(&group)));
+        tasks.spawn("claude-cli-watch", watch(child, stderr, Arc::clone(&group), place));
         Ok(Self {
             stdin,
             stdout: BufReader::with_capacity(64 * 1024, stdout),
             line: Vec::with_capacity(4 * 1024),
+            line_is_read: false,
             max_line_bytes,
             group,
-            _permit: permit,
         })
     }
 
@@ -133,7 +160,9 @@ impl Process {
 
     /// The next line, without its end.
     pub(super) async fn read_line(&mut self) -> Result<&[u8], ReadError> {
-        self.line.clear();
+        if std::mem::take(&mut self.line_is_read) {
+            self.line.clear();
+        }
         loop {
             let available = self.stdout.fill_buf().await?;
             if available.is_empty() {
@@ -147,6 +176,7 @@ impl Process {
             self.line.extend_from_slice(&available[..taken]);
             self.stdout.consume(taken + usize::from(newline.is_some()));
             if newline.is_some() {
+                self.line_is_read = true;
                 return Ok(&self.line);
             }
         }
@@ -193,7 +223,7 @@ impl Group {
 }
 
 /// Keeps stderr from filling up and waits for the process, so that no zombie remains.
-async fn watch(mut child: Child, mut stderr: ChildStderr, group: Arc<Group>) {
+async fn watch(mut child: Child, mut stderr: ChildStderr, group: Arc<Group>, place: Place) {
     let drain = async {
         let mut chunk = [0; 4096];
         while let Ok(count @ 1..) = stderr.read(&mut chunk).await {
@@ -217,5 +247,6 @@ async fn watch(mut child: Child, mut stderr: ChildStderr, group: Arc<Group>) {
     // Whatever the process may have started must not outlive it.
     group.kill();
     group.ended.store(true, Ordering::Release);
+    drop(place);
     debug!(pid = ?group.leader, ?status, "a CLI process ended");
 }

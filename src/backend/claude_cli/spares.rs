@@ -2,7 +2,8 @@
 //!
 //! A start costs the machine about half a CPU second and the client about as long a wait. So for every kind of process
 //! that was needed lately (a profile and a model) one is kept ready; taking it makes the maker start the next. The
-//! maker is one task and starts one process at a time, so that starts never crowd out running answers.
+//! maker is one task and makes one at a time, and no more processes start at once than there are cores, so that starts do
+//! not crowd out running answers.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,20 +12,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::input;
 use super::output::{self, Line};
-use super::process::{Launch, Process, ReadError};
+use super::process::{Launch, Place, Process, ReadError};
 use crate::runtime::tasks::Tasks;
+
+/// How long a process that starts may keep others from starting.
+const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a fresh process may take to answer its warm-up before it counts as broken.
 const WARM_UP_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long the maker leaves a kind of process alone after one of it would not start.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// How long the maker leaves the machine to a request that has just got its process. A start keeps a core busy for half
+/// a second; at the same moment it would double the time that the request needs until it is with the provider. Afterwards
+/// the request waits for the network.
+const REFILL_PAUSE: Duration = Duration::from_millis(250);
 
 /// How often the maker looks for spares that nobody has needed for long.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
@@ -34,7 +44,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 pub struct SpareSettings {
     /// Processes of any kind at the same time: running answers and spares.
     pub max_processes: usize,
-    /// Spares at the same time.
+    /// Spares at the same time; can be changed, see [`super::ClaudeCli::retain`].
     pub max_spares: usize,
     /// Ready spares for each kind of process that is in demand.
     pub spares_per_kind: usize,
@@ -71,7 +81,8 @@ struct Shared {
     starts: Arc<Semaphore>,
     state: Mutex<State>,
     /// Tells the maker that there may be something to do.
-    wake: Notify,
+    wake: Arc<Notify>,
+    closing: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +91,10 @@ struct State {
     ready: VecDeque<Spare>,
     /// Kinds in demand, the most recently used first.
     demand: VecDeque<Demand>,
+    /// Before this no process is made; set by the first request since the last one was.
+    refill_at: Option<Instant>,
     started: u64,
+    max_spares: usize,
     closed: bool,
 }
 
@@ -102,9 +116,13 @@ struct Demand {
 #[derive(Debug)]
 pub(super) struct Obtained {
     pub process: Process,
-    /// Held by a process that was started for the request, until it has said its first word; `None` for a spare.
-    pub start: Option<OwnedSemaphorePermit>,
+    /// Held for a process that was started for the request, until it has said its first word; `None` for a spare.
+    pub start: Option<Starting>,
 }
+
+/// Keeps others from starting while it is held, but for [`START_LIMIT`] at most: one that hangs must not stop everybody.
+#[derive(Debug)]
+pub(super) struct Starting(#[expect(dead_code, reason = "its drop is what counts")] oneshot::Sender<()>);
 
 /// Why no process could be had.
 #[derive(Debug, thiserror::Error)]
@@ -130,8 +148,9 @@ impl Spares {
             tasks: tasks.clone(),
             permits: Arc::new(Semaphore::new(settings.max_processes)),
             starts: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
-            state: Mutex::default(),
-            wake: Notify::new(),
+            state: Mutex::new(State { max_spares: settings.max_spares, ..State::default() }),
+            wake: Arc::default(),
+            closing: CancellationToken::new(),
         }));
         tasks.spawn("claude-cli-spares", make(spares.clone()));
         spares
@@ -141,22 +160,37 @@ impl Spares {
     ///
     /// `fresh`: whether it must be a new one.
     pub(super) async fn obtain(&self, launch: &Arc<Launch>, fresh: bool) -> Result<Obtained, StartError> {
+        // Requests that follow do not put the refill off any longer: under constant load there must be spares too.
+        self.state().refill_at.get_or_insert_with(|| Instant::now() + REFILL_PAUSE);
         self.want(launch);
         if !fresh && let Some(process) = self.take(launch) {
             return Ok(Obtained { process, start: None });
         }
-        let start = Arc::clone(&self.0.starts).acquire_owned().await.map_err(|_| StartError::Closed)?;
+        // First the place, then the start, here and in the maker: nobody holds what another waits for.
+        let place = self.place().await?;
+        let start = self.starting().await?;
         // Meanwhile a spare may have become ready.
         if !fresh && let Some(process) = self.take(launch) {
             return Ok(Obtained { process, start: None });
         }
-        let process = self.start(launch).await?;
+        let process = self.start_in(launch, place)?;
         Ok(Obtained { process, start: Some(start) })
+    }
+
+    async fn starting(&self) -> Result<Starting, StartError> {
+        let permit = Arc::clone(&self.0.starts).acquire_owned().await.map_err(|_| StartError::Closed)?;
+        let (held, dropped) = oneshot::channel();
+        self.0.tasks.spawn("claude-cli-start", async move {
+            // Either way it is over.
+            let _ = timeout(START_LIMIT, dropped).await;
+            drop(permit);
+        });
+        Ok(Starting(held))
     }
 
     fn take(&self, launch: &Arc<Launch>) -> Option<Process> {
         let mut state = self.state();
-        state.ready.retain(|spare| !spare.process.has_ended());
+        state.sweep();
         let position = state.ready.iter().position(|spare| spare.launch == *launch)?;
         let taken = state.ready.remove(position).map(|spare| spare.process);
         drop(state);
@@ -170,24 +204,46 @@ impl Spares {
         self.0.wake.notify_one();
     }
 
-    /// Starts a process. Spares give way to it; when every place is taken by running answers it waits for one to end.
+    /// Starts a process apart from any request.
     pub(super) async fn start(&self, launch: &Launch) -> Result<Process, StartError> {
+        let place = self.place().await?;
+        self.start_in(launch, place)
+    }
+
+    /// A place for a process. Spares give way; when all places are taken by answers, one of them has to end.
+    async fn place(&self) -> Result<Place, StartError> {
         let permits = &self.0.permits;
         let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             permit
         } else {
-            // The oldest spare goes; its place is free as soon as it is dropped.
-            drop(self.state().ready.pop_front());
+            // The oldest spare goes; its place is free when it is gone.
+            let oldest = self.state().ready.pop_front();
+            drop(oldest);
             Arc::clone(permits).acquire_owned().await.map_err(|_| StartError::Closed)?
         };
-        self.start_with(launch, permit)
+        Ok(Place::new(permit, &self.0.wake))
     }
 
-    fn start_with(&self, launch: &Launch, permit: OwnedSemaphorePermit) -> Result<Process, StartError> {
-        let process = Process::start(launch, permit, self.0.settings.max_line_bytes, &self.0.tasks)
+    fn start_in(&self, launch: &Launch, place: Place) -> Result<Process, StartError> {
+        let process = Process::start(launch, place, self.0.settings.max_line_bytes, &self.0.tasks)
             .map_err(|source| StartError::Io { command: launch.command.display().to_string(), source })?;
         self.state().started += 1;
         Ok(process)
+    }
+
+    /// Keeps only the kinds that `wanted` says, and no more than `max_spares`: after a change of the configuration.
+    pub(super) fn retain(&self, max_spares: usize, wanted: impl Fn(&Launch) -> bool) {
+        let dropped = {
+            let mut state = self.state();
+            state.max_spares = max_spares;
+            state.demand.retain(|kind| wanted(&kind.launch));
+            let (kept, dropped) = std::mem::take(&mut state.ready).into_iter().partition(|spare| wanted(&spare.launch));
+            state.ready = kept;
+            let _: &VecDeque<Spare> = &dropped;
+            dropped
+        };
+        drop(dropped);
+        self.0.wake.notify_one();
     }
 
     /// Kills all spares and makes no more. Running answers are not touched.
@@ -198,6 +254,7 @@ impl Spares {
             std::mem::take(&mut state.ready)
         };
         drop(ready);
+        self.0.closing.cancel();
         self.0.permits.close();
         self.0.starts.close();
         self.0.wake.notify_one();
@@ -215,33 +272,34 @@ impl Spares {
     }
 
     /// The kind of process that should be started next, and a place for it.
-    fn next_to_make(&self) -> Option<(Arc<Launch>, OwnedSemaphorePermit)> {
+    fn next_to_make(&self) -> Option<(Arc<Launch>, Place)> {
         let settings = &self.0.settings;
         let now = Instant::now();
         let mut state = self.state();
-        if state.closed {
+        if state.closed || state.refill_at.is_some_and(|instant| instant > now) {
             return None;
         }
-        state.ready.retain(|spare| !spare.process.has_ended());
-        let State { ready, demand, .. } = &mut *state;
+        state.refill_at = None;
+        state.sweep();
+        let State { ready, demand, max_spares, .. } = &mut *state;
         // The kind used last keeps its spare however long ago that was.
         let mut newest = true;
         demand.retain(|kind| std::mem::take(&mut newest) || now.duration_since(kind.used) < settings.idle_timeout);
         ready.retain(|spare| demand.iter().any(|kind| kind.launch == spare.launch));
-        let wanted =
-            demand.iter().take(settings.max_spares.div_ceil(settings.spares_per_kind.max(1))).find(|kind| {
-                let have = ready.iter().filter(|spare| spare.launch == kind.launch).count();
-                have < settings.spares_per_kind && kind.not_before.is_none_or(|instant| instant <= now)
-            })?;
+        let wanted = demand.iter().take(max_spares.div_ceil(settings.spares_per_kind.max(1))).find(|kind| {
+            let have = ready.iter().filter(|spare| spare.launch == kind.launch).count();
+            have < settings.spares_per_kind && kind.not_before.is_none_or(|instant| instant <= now)
+        })?;
         let launch = Arc::clone(&wanted.launch);
-        if ready.len() >= settings.max_spares {
+        if ready.len() >= *max_spares {
             // Make room with a spare of the kind that was used longest ago.
             let rank = |spare: &Spare| demand.iter().position(|kind| kind.launch == spare.launch);
             let victim = (0..ready.len()).max_by_key(|index| rank(&ready[*index]))?;
             ready.remove(victim);
         }
+        // When there is no place, the next process that goes wakes the maker.
         let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
-        Some((launch, permit))
+        Some((launch, Place::new(permit, &self.0.wake)))
     }
 
     fn put(&self, launch: Arc<Launch>, process: Process) {
@@ -260,6 +318,21 @@ impl Spares {
 }
 
 impl State {
+    /// Lets go of spares that have ended. One that ends by itself would do so again: its kind is left alone for a while.
+    fn sweep(&mut self) {
+        let Self { ready, demand, .. } = self;
+        ready.retain(|spare| {
+            if !spare.process.has_ended() {
+                return true;
+            }
+            warn!("a spare has ended by itself");
+            if let Some(kind) = demand.iter_mut().find(|kind| kind.launch == spare.launch) {
+                kind.not_before = Some(Instant::now() + RETRY_AFTER);
+            }
+            false
+        });
+    }
+
     fn note_demand(&mut self, launch: &Arc<Launch>) {
         let known = self.demand.iter().position(|kind| kind.launch == *launch);
         let not_before = known.and_then(|position| self.demand.remove(position)).and_then(|kind| kind.not_before);
@@ -270,10 +343,10 @@ impl State {
 /// The maker: starts what is wanted, one at a time, until the store is closed.
 async fn make(spares: Spares) {
     loop {
-        while let Some((launch, permit)) = spares.next_to_make() {
-            let Ok(start) = Arc::clone(&spares.0.starts).acquire_owned().await else { return };
-            let made = make_one(&spares, &launch, permit).await;
-            drop(start);
+        while let Some((launch, place)) = spares.next_to_make() {
+            let Some(made) = spares.0.closing.run_until_cancelled(make_one(&spares, &launch, place)).await else {
+                return;
+            };
             match made {
                 Ok(process) => {
                     debug!(pid = process.id(), "a spare is ready");
@@ -285,16 +358,21 @@ async fn make(spares: Spares) {
                 }
             }
         }
-        if spares.state().closed {
-            return;
-        }
-        // A timeout is as good as a wake-up: then old spares are swept.
-        let _ = timeout(SWEEP_INTERVAL, spares.0.wake.notified()).await;
+        let next_look = {
+            let state = spares.state();
+            if state.closed {
+                return;
+            }
+            state.refill_at.unwrap_or_else(|| Instant::now() + SWEEP_INTERVAL)
+        };
+        // A timeout is as good as a wake-up: then it is time for a refill, or old spares are swept.
+        let _ = timeout_at(next_look, spares.0.wake.notified()).await;
     }
 }
 
-async fn make_one(spares: &Spares, launch: &Launch, permit: OwnedSemaphorePermit) -> anyhow::Result<Process> {
-    let mut process = spares.start_with(launch, permit)?;
+async fn make_one(spares: &Spares, launch: &Launch, place: Place) -> anyhow::Result<Process> {
+    let _start = spares.starting().await?;
+    let mut process = spares.start_in(launch, place)?;
     let ready = timeout(WARM_UP_LIMIT, async {
         process.write(&input::warm_up()).await?;
         loop {

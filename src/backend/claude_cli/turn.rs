@@ -7,30 +7,32 @@
 //! The client's answer ends with `Finished`; settling is the pool's. Whoever drops the stream kills the process.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use futures_util::stream::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use super::classify::{Evidence, classify};
 use super::input;
 use super::output::{self, Line, StreamEvent, TurnResult};
 use super::process::{Launch, Process, ReadError};
-use super::spares::{Obtained, Spares};
+use super::spares::{Obtained, Spares, Starting};
 use crate::backend::{EventStream, Failure, FailureKind};
 use crate::conversation::{Event, LimitStatus, Model, Request, Role, StopReason, Usage};
+use crate::runtime::tasks::Tasks;
 
 /// How long after the answer the CLI may take to say what it cost.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a process that starts may keep others from starting.
-const START_LIMIT: Duration = Duration::from_secs(5);
-
-/// The timer that only ends that.
-const START: &str = "start";
+/// Bytes of an answer that may wait for a client who reads slowly.
+const MAX_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
 
 /// How long a request may take.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +72,10 @@ impl Job {
 }
 
 /// Runs `job` on a spare, or on a process of its own if there is none.
-pub(super) fn run(job: Job, spares: Spares, timers: Timers) -> EventStream {
+///
+/// The process is read in a task of its own, as fast as it writes, however slowly the client reads: what has to be
+/// stopped at once (see [`Turn::stream_event`]) is seen at once. Dropping the stream ends the task.
+pub(super) fn run(job: Job, spares: Spares, timers: Timers, tasks: &Tasks) -> EventStream {
     let now = Instant::now();
     let turn = Turn {
         job,
@@ -81,20 +86,70 @@ pub(super) fn run(job: Job, spares: Spares, timers: Timers) -> EventStream {
         lines_seen: 0,
         cold: false,
         starting: None,
-        start_by: now,
         queue: VecDeque::new(),
         usage: Usage::default(),
         stop: None,
         content_sent: false,
         tool_blocks: Vec::new(),
         evidence: Evidence::default(),
+        first_event: timers.first_event,
         first_event_by: now + timers.first_event,
         total_by: now + timers.total,
         settle_by: now + timers.total,
         idle: timers.idle,
         started: false,
     };
-    stream::unfold(turn, |mut turn| async move { turn.next().await.map(|item| (item, turn)) }).boxed()
+    let (sender, events) = mpsc::unbounded_channel();
+    let backlog = Arc::new(AtomicUsize::new(0));
+    let task = tasks.spawn("claude-cli-turn", pump(turn, sender, Arc::clone(&backlog)));
+    Answer { events, backlog, task: task.abort_handle() }.boxed()
+}
+
+async fn pump(mut turn: Turn, events: mpsc::UnboundedSender<Result<Event, Failure>>, backlog: Arc<AtomicUsize>) {
+    while let Some(event) = turn.next().await {
+        let waiting = size(&event) + backlog.fetch_add(size(&event), Ordering::Relaxed);
+        if events.send(event).is_err() {
+            return;
+        }
+        if waiting > MAX_BACKLOG_BYTES {
+            let _ = events.send(Err(Failure::new(FailureKind::Overflow, "the client reads too slowly")));
+            return;
+        }
+    }
+}
+
+/// What an event takes up while it waits, roughly.
+fn size(event: &Result<Event, Failure>) -> usize {
+    let text = match event {
+        Ok(Event::Text(text) | Event::Thinking(text) | Event::ToolInput { json: text, .. }) => text.len(),
+        _ => 0,
+    };
+    size_of::<Event>() + text
+}
+
+/// The events of a turn as they come. Dropping it ends the turn.
+struct Answer {
+    events: mpsc::UnboundedReceiver<Result<Event, Failure>>,
+    backlog: Arc<AtomicUsize>,
+    task: AbortHandle,
+}
+
+impl Stream for Answer {
+    type Item = Result<Event, Failure>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let event = ready!(self.events.poll_recv(cx));
+        if let Some(event) = &event {
+            self.backlog.fetch_sub(size(event), Ordering::Relaxed);
+        }
+        Poll::Ready(event)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,8 +174,7 @@ struct Turn {
     /// Whether the process was started for this request, or the next one must be.
     cold: bool,
     /// Keeps others from starting until our process is up.
-    starting: Option<OwnedSemaphorePermit>,
-    start_by: Instant,
+    starting: Option<Starting>,
     queue: VecDeque<Event>,
     usage: Usage,
     stop: Option<StopReason>,
@@ -128,6 +182,7 @@ struct Turn {
     /// The block index of each tool call, in order.
     tool_blocks: Vec<u64>,
     evidence: Evidence,
+    first_event: Duration,
     first_event_by: Instant,
     total_by: Instant,
     settle_by: Instant,
@@ -156,15 +211,16 @@ impl Turn {
 
     /// Gets a process and writes the first chunk.
     async fn start(&mut self) -> Result<(), Failure> {
-        let Ok(obtained) = timeout_at(self.first_event_by, self.spares.obtain(&self.job.launch, self.cold)).await
-        else {
-            return Err(timed_out("first event"));
+        // Waiting for a process says nothing of the provider, so it has a time of its own.
+        let obtained = timeout(self.first_event, self.spares.obtain(&self.job.launch, self.cold)).await;
+        let Ok(obtained) = obtained else {
+            return Err(Failure::new(FailureKind::NoProcess, "no CLI process became free in time"));
         };
         let Obtained { process, start } =
             obtained.map_err(|error| Failure::new(FailureKind::Spawn, error.to_string()))?;
+        self.first_event_by = Instant::now() + self.first_event;
         self.cold = start.is_some();
         self.starting = start;
-        self.start_by = Instant::now() + START_LIMIT;
         debug!(pid = process.id(), cold = self.cold, "a process takes a request");
         self.process = Some(process);
         self.chunk = 0;
@@ -192,10 +248,6 @@ impl Turn {
         let line = match timeout_at(deadline, process.read_line()).await {
             Ok(Ok(line)) => output::parse(line).map_err(|error| Failure::new(FailureKind::Protocol, error.to_string())),
             Ok(Err(error)) => return self.lost(&error),
-            Err(_) if timer == START => {
-                self.starting = None;
-                return Ok(());
-            }
             Err(_) if self.phase == Phase::Settling => {
                 self.settle(None);
                 return Ok(());
@@ -231,7 +283,9 @@ impl Turn {
             return Ok(());
         }
         let stderr = self.process.as_ref().map(Process::stderr_tail).unwrap_or_default();
-        warn!(%error, stderr, cold = self.cold, "a CLI process was lost");
+        warn!(%error, cold = self.cold, "a CLI process was lost");
+        // It may quote a client.
+        debug!(stderr, "its last words");
         self.process = None;
         if !self.cold && self.lines_seen == 0 {
             self.cold = true;
@@ -331,6 +385,15 @@ impl Turn {
                 Ok(())
             }
             _ if result.is_error => Err(classify(&self.evidence, result)),
+            // A build can fall back to a request without stream: then the whole answer is in the result.
+            _ if result.turns > 0 && !self.started && !result.text.is_empty() => {
+                result.usage.apply_to(&mut self.usage);
+                self.queue.push_back(Event::Started(self.usage));
+                self.queue.push_back(Event::Text(result.text.clone()));
+                self.finished(StopReason::EndTurn);
+                self.settle(Some(result));
+                Ok(())
+            }
             _ => Err(Failure::new(FailureKind::Protocol, "the CLI ended the turn without an answer")),
         }
     }

@@ -44,7 +44,7 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
     let at = FieldPath::field;
     models(&file.models, &at("models"), findings);
     selection(&file.account_selection, &at("accountSelection"), findings);
-    quota_alerts(&file.quota_alerts, &at("quotaAlerts"), context, findings);
+    quota_alerts(&file.quota_alerts, &file.notifications, &at("quotaAlerts"), context, findings);
     let subscriptions = subscriptions::check(&file, context, findings);
     let claude = claude(&file.claude, &at("claude"), context, findings);
     let spares = u64::from(claude.spares_per_subscription) * u64::try_from(subscriptions.len()).unwrap_or(u64::MAX);
@@ -108,7 +108,13 @@ fn selection(section: &AccountSelection, at: &FieldPath, findings: &mut Findings
     }
 }
 
-fn quota_alerts(section: &QuotaAlerts, at: &FieldPath, context: &Context<'_>, findings: &mut Findings) {
+fn quota_alerts(
+    section: &QuotaAlerts,
+    notifications: &raw::Notifications,
+    at: &FieldPath,
+    context: &Context<'_>,
+    findings: &mut Findings,
+) {
     let thresholds = at.key("thresholds");
     let steps = [
         ("warning", section.thresholds.warning),
@@ -121,8 +127,8 @@ fn quota_alerts(section: &QuotaAlerts, at: &FieldPath, context: &Context<'_>, fi
             findings.problem(thresholds.key(name), format!("must be greater than `{lower}`, which is {least}"));
         }
     }
-    if section.enabled && section.channels.slack {
-        notifications::needs_slack(&at.key("channels").key("slack"), context, findings);
+    if section.enabled {
+        notifications::check_quota(section.channels, &at.key("channels"), notifications, context, findings);
     }
 }
 

@@ -9,12 +9,12 @@ use crate::config::env::SLACK_WEBHOOK_URL;
 use crate::config::model::{Channel, Notifications, Rule, RuleKind};
 use crate::config::problem::{FieldPath, Findings};
 use crate::config::raw::{self, RuleType};
+use crate::config::sections::QuotaChannels;
 use crate::runtime::address::is_public;
 
 pub(super) fn check(section: &raw::Notifications, context: &Context<'_>, findings: &mut Findings) -> Notifications {
     let at = FieldPath::field("notifications");
-    let allow_hosts: Vec<String> =
-        section.allow_hosts.iter().flatten().map(|host| host.trim_matches(['[', ']']).to_lowercase()).collect();
+    let allow_hosts = allow_hosts(section);
     if let Some(url) = &section.webhook_url
         && let Err(message) = check_webhook(url, &allow_hosts)
     {
@@ -54,7 +54,10 @@ fn check_rule(
         findings.problem(at.key("channels"), "names `webhook`, but there is no `webhookUrl`");
     }
     if rule.enabled && rule.channels.contains(&Channel::Slack) {
-        needs_slack(&at.key("channels"), context, findings);
+        needs_slack(&at.key("channels"), section, context, findings);
+    }
+    if rule.enabled && rule.channels.contains(&Channel::Email) {
+        findings.problem(at.key("channels"), NO_MAIL);
     }
     let threshold_at = at.key("threshold");
     let kind = match (rule.kind?, rule.threshold) {
@@ -78,11 +81,44 @@ fn check_rule(
     Some(Rule { kind, channels: rule.channels.clone(), enabled: rule.enabled })
 }
 
-/// Reports the use of Slack at `at` while nobody has said where Slack is.
-pub(super) fn needs_slack(at: &FieldPath, context: &Context<'_>, findings: &mut Findings) {
-    if context.env.var(SLACK_WEBHOOK_URL).is_none() {
-        findings.problem(at, format!("names `slack`, but the environment variable {SLACK_WEBHOOK_URL} is not set"));
+/// Checks the channels of the quota alerts, which are at `at`.
+pub(super) fn check_quota(
+    channels: QuotaChannels,
+    at: &FieldPath,
+    section: &raw::Notifications,
+    context: &Context<'_>,
+    findings: &mut Findings,
+) {
+    if channels.slack {
+        needs_slack(&at.key("slack"), section, context, findings);
     }
+    if channels.webhook
+        && section.webhook_url.is_none()
+        && !findings.is_unusable(&FieldPath::field("notifications").key("webhookUrl"))
+    {
+        findings.problem(at.key("webhook"), "is on, but there is no `notifications.webhookUrl`");
+    }
+    if channels.email {
+        findings.problem(at.key("email"), NO_MAIL);
+    }
+}
+
+const NO_MAIL: &str = "`email` is not possible: nothing here sends mail; use `webhook`, `slack` or `log`";
+
+/// Reports the use of Slack at `at` while nobody has said where Slack is, or somewhere it cannot be.
+fn needs_slack(at: &FieldPath, section: &raw::Notifications, context: &Context<'_>, findings: &mut Findings) {
+    let message = match context.env.var(SLACK_WEBHOOK_URL) {
+        None => "is not set".to_owned(),
+        Some(url) => match check_webhook(url, &allow_hosts(section)) {
+            Ok(()) => return,
+            Err(message) => message,
+        },
+    };
+    findings.problem(at, format!("names `slack`, but the environment variable {SLACK_WEBHOOK_URL} {message}"));
+}
+
+fn allow_hosts(section: &raw::Notifications) -> Vec<String> {
+    section.allow_hosts.iter().flatten().map(|host| host.trim_matches(['[', ']']).to_lowercase()).collect()
 }
 
 /// What can be said of a webhook's address without looking it up; the sender checks what its name resolves to. The

@@ -1,5 +1,6 @@
 //! The pool as a whole: its rules, each with its number, and what holds under any sequence of commands.
 
+mod capacity;
 mod failure;
 mod limits;
 mod properties;
@@ -121,6 +122,7 @@ fn member(id: &str) -> SubscriptionSettings {
         max_concurrent: 100,
         enabled: true,
         priority: Priority::Normal,
+        capacity: CapacityLimits::default(),
     }
 }
 

@@ -41,12 +41,18 @@ fn command() -> impl proptest::strategy::Strategy<Value = Command> {
 }
 
 fn rules(members: u8, max_clients: u8, disabled: u8) -> Settings {
+    let capacity = CapacityLimits {
+        requests_per_minute: Some(6),
+        cost_per_day: Some(MicroUsd::from_usd(15.0)),
+        ..CapacityLimits::default()
+    };
     let members = (0..members)
         .map(|number| SubscriptionSettings {
             weekly_budget: MicroUsd::from_usd(60.0),
             max_concurrent: 4,
             enabled: disabled & (1 << number) == 0 || !disabled.is_multiple_of(3),
             priority: [Priority::Normal, Priority::Low, Priority::High][usize::from(number) % 3],
+            capacity: if number == 1 { capacity } else { CapacityLimits::default() },
             ..member(&format!("s{number}"))
         })
         .collect();

@@ -69,3 +69,28 @@ fn health_counts_who_can_serve() {
     world.wait(HOUR);
     assert_eq!(world.pool.health(world.now).eligible, 3);
 }
+
+#[test]
+fn weeks_are_seen_in_parts_and_as_the_snapshot_shows_them() {
+    let mut world = World::new(7);
+    world.use_up("s1", 388.0);
+    world.observe("s2", &poll(Window::SevenDay, 0.9, Some(world.now + DAY)));
+    world.pool.apply(world.now, settings(["s0", "s1", "s2", "s4", "s5", "s6"].map(member).into()));
+    let (mut weeks, mut next, mut parts) = (Vec::new(), Some(0), 0);
+    while let Some(from) = next {
+        let (part, rest) = world.pool.usage_views(world.now, from, 3);
+        weeks.extend(part);
+        next = rest;
+        parts += 1;
+    }
+    let ids: Vec<&str> = weeks.iter().map(|week| &*week.id).collect();
+    assert_eq!((ids, parts), (vec!["s0", "s1", "s2", "s4", "s5", "s6"], 3), "those that were removed are left out");
+    for week in &weeks {
+        let view = world.view(&week.id);
+        assert!((week.weekly_share * 100.0 - view.weekly_percent).abs() < 1e-9);
+        assert!((week.weekly_used.as_usd() - view.weekly_used).abs() < 1e-9);
+        assert_eq!(week.exhaustion_at, view.exhaustion_at);
+    }
+    assert_eq!((weeks[1].week_ends, weeks[2].week_ends), (None, Some(world.now + DAY)));
+    assert_eq!(world.pool.usage_views(world.now, 100, 3), (Vec::new(), None));
+}

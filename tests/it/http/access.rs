@@ -81,6 +81,30 @@ async fn the_operators_view_is_for_this_machine_or_an_admin_key() {
 }
 
 #[tokio::test]
+async fn what_an_operator_does_is_for_this_machine_or_an_admin_key() {
+    let fixture = with_keys().await;
+    let (kind, code) = ("invalid_request_error", "insufficient_permissions");
+    let far = [("x-forwarded-for", "203.0.113.9")];
+    let ann = [("x-forwarded-for", "203.0.113.9"), ("x-api-key", "sk-ann")];
+    let boss = [("x-forwarded-for", "203.0.113.9"), ("x-api-key", "sk-boss")];
+    for (method, path) in [("GET", "/debug/auth-pool/decisions"), ("POST", "/debug/auth-pool/rebalance")] {
+        assert_eq!(fixture.ask(method, path, &[], b"").await.status, 200);
+        assert_eq!(fixture.ask(method, path, &boss, b"").await.status, 200);
+        fixture.ask(method, path, &far, b"").await.assert_error(401, kind, "invalid_api_key", None);
+        fixture.ask(method, path, &ann, b"").await.assert_error(403, kind, code, None);
+        let page = [("origin", "https://evil.example")];
+        fixture.ask(method, path, &page, b"").await.assert_error(403, kind, code, None);
+    }
+    let answer = fixture.get("/debug/auth-pool/rebalance").await;
+    answer.assert_error(405, kind, "method_not_supported", None);
+    assert_eq!(answer.header("allow"), Some("POST, OPTIONS"));
+    let answer = fixture.get("/debug/auth-pool/decisions?limit=3&session=a%20b").await.json();
+    assert_eq!(answer, json!({ "decisions": [], "limit": 3, "session": "a b" }));
+    let answer = fixture.get("/debug/auth-pool/decisions?limit=many").await;
+    answer.assert_error(400, kind, "invalid_value", Some("limit"));
+}
+
+#[tokio::test]
 async fn without_keys_no_foreign_page_and_no_foreign_name_gets_in() {
     let fixture = start(Script::Say(vec![finished()])).await;
     let body = chat(&json!({})).to_string();

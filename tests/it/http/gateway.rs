@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use auth_pool::conversation::{Catalog, Event, StopReason, Usage};
-use auth_pool::gateway::{Answer, Call, Gateway, GatewayError, HealthReport};
+use auth_pool::gateway::{Answer, Call, DecisionFilter, Gateway, GatewayError, HealthReport};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
@@ -131,6 +131,14 @@ impl Gateway for FakeGateway {
 
     fn debug(&self) -> serde_json::Value {
         serde_json::json!({ "subscriptions": [] })
+    }
+
+    fn decisions(&self, filter: &DecisionFilter) -> serde_json::Value {
+        serde_json::json!({ "decisions": [], "limit": filter.limit, "session": filter.session })
+    }
+
+    fn rebalance(&self) -> serde_json::Value {
+        serde_json::json!({ "moved": [] })
     }
 }
 
