@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::backend::claude_cli::{ClaudeCli, ClaudeCliBackend, CliFacts, Profile, Settings, SpareSettings, Timers};
 use crate::config::{self, Config, Env, Source};
 use crate::conversation::Catalog;
-use crate::gateway::{self, Backends};
+use crate::gateway::{self, Backends, QueueSettings};
 use crate::pool::{self, CapacityLimits, Pool, SelectionSettings, SubscriptionSettings};
 use crate::runtime::clock;
 use crate::server;
@@ -137,6 +137,10 @@ pub(super) fn gateway_settings(config: &Config) -> gateway::Settings {
     gateway::Settings {
         max_attempts: if selection.retry_on_failure { selection.max_retries } else { 1 },
         rebalancing: rebalancing(config),
+        queue: QueueSettings {
+            max_waiting: config.server.queue.max_waiting as usize,
+            timeout: config.server.queue.timeout,
+        },
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) enum Unit {
 }
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_hours(1);
 pub(super) const DAY: Duration = Duration::from_hours(24);
 
 impl Span {

@@ -8,3 +8,4 @@ mod claude_cli;
 mod gateway;
 mod http;
 mod operator;
+mod queue;
