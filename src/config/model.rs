@@ -272,6 +272,17 @@ pub struct Server {
     pub header_read_timeout: Duration,
     /// Connections at the same time.
     pub max_connections: u32,
+    /// Where requests wait while every subscription is busy.
+    pub queue: Queue,
+}
+
+/// See [`Server::queue`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Requests that may wait at the same time; with 0 they are refused at once.
+    pub max_waiting: u32,
+    /// The longest a request waits.
+    pub timeout: Duration,
 }
 
 /// Somebody who may use the proxy.

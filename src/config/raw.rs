@@ -289,6 +289,8 @@ pub(super) struct Server {
     /// Connections at the same time.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) max_connections: u32,
+    /// Where requests wait while every subscription is busy.
+    pub(super) queue: Queue,
 }
 
 impl Default for Server {
@@ -300,7 +302,25 @@ impl Default for Server {
             drain_timeout: Span::text("30s"),
             header_read_timeout: Span::text("10s"),
             max_connections: 1024,
+            queue: Queue::default(),
         }
+    }
+}
+
+/// Where requests wait while every subscription is busy.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Queue {
+    /// Requests that may wait at the same time; with 0 they are refused at once.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub(super) max_waiting: u32,
+    /// The longest a request waits; a number counts seconds.
+    pub(super) timeout: Span,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { max_waiting: 100, timeout: Span::text("30s") }
     }
 }
 

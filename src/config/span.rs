@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::problem::{FieldPath, Findings};
 
 /// A number, whose unit the field decides, or text such as `5m`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Span {
     Number(f64),
@@ -39,6 +39,7 @@ pub(super) enum Unit {
 }
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_hours(1);
 pub(super) const DAY: Duration = Duration::from_hours(24);
 
 impl Span {

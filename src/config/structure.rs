@@ -277,7 +277,8 @@ mod tests {
             },
             "server": {
                 "listen": "l", "corsOrigins": ["o"], "maxBodyBytes": 1024, "drainTimeout": 0, "headerReadTimeout": 1,
-                "maxConnections": 1
+                "maxConnections": 1,
+                "queue": {"maxWaiting": 0, "timeout": "30s"}
             },
             "clientKeys": [{"name": "n", "sha256": "0".repeat(64), "env": "E", "models": ["m"], "admin": true}],
             "accountSelection": {

@@ -442,6 +442,23 @@ fn lengths_of_time_are_numbers_or_words() {
 }
 
 #[test]
+fn the_queue_has_a_bound_and_a_deadline() {
+    let home = Home::new();
+    let config = home.load(&json!({})).unwrap();
+    assert_eq!(config.server.queue, Queue { max_waiting: 100, timeout: Duration::from_secs(30) });
+    let config = home.load(&json!({"server": {"queue": {"maxWaiting": 0, "timeout": "1m 30s"}}})).unwrap();
+    assert_eq!(config.server.queue, Queue { max_waiting: 0, timeout: Duration::from_secs(90) });
+    assert_eq!(
+        home.problems(&json!({"server": {"queue": {"maxWaiting": -1, "timeout": "2h"}}})),
+        ["server.queue.maxWaiting: must be at least 0", "server.queue.timeout: must be between 0s and 1h"]
+    );
+    let schema = json_schema().to_string();
+    for words in ["maxWaiting", "Where requests wait while every subscription is busy."] {
+        assert!(schema.contains(words), "{words}");
+    }
+}
+
+#[test]
 fn rules_that_cross_fields() {
     let home = Home::new();
     assert_eq!(

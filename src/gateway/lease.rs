@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
 
+use super::queue::Queue;
 use crate::conversation::LimitReport;
 use crate::pool::{Ask, Decision, Effect, LeaseId, Outcome, Pool, Refusal, Spent};
 use crate::runtime::clock;
@@ -20,12 +21,17 @@ pub struct SharedPool(Arc<Shared>);
 struct Shared {
     pool: Mutex<Pool>,
     effects: broadcast::Sender<(Timestamp, Effect)>,
+    queue: Queue,
 }
 
 impl SharedPool {
     /// Puts `pool` behind a lock.
     pub fn new(pool: Pool) -> Self {
-        Self(Arc::new(Shared { pool: Mutex::new(pool), effects: broadcast::channel(EFFECT_BACKLOG).0 }))
+        Self(Arc::new(Shared {
+            pool: Mutex::new(pool),
+            effects: broadcast::channel(EFFECT_BACKLOG).0,
+            queue: Queue::default(),
+        }))
     }
 
     /// What the pool does from now on.
@@ -49,11 +55,27 @@ impl SharedPool {
 
     /// Tells the pool what the provider said of a subscription's limits.
     pub fn observe(&self, subscription: &str, report: &LimitReport) {
-        self.with(|pool, now| ((), pool.observe(now, subscription, report)));
+        // A report unlocks nothing, so nobody who waits is helped by it.
+        self.run(|pool, now| ((), pool.observe(now, subscription, report)));
     }
 
-    /// Runs `command` on the pool and publishes its effects.
+    /// Looks at the pool without changing what it decides.
+    pub fn peek<T>(&self, look: impl FnOnce(&mut Pool, Timestamp) -> T) -> T {
+        look(&mut self.lock(), clock::now())
+    }
+
+    /// Runs `command` on the pool, publishes its effects, and hands what it freed to those who wait.
     pub fn with<T>(&self, command: impl FnOnce(&mut Pool, Timestamp) -> (T, Vec<Effect>)) -> T {
+        let value = self.run(command);
+        self.serve_waiting();
+        value
+    }
+
+    pub(super) fn queue(&self) -> &Queue {
+        &self.0.queue
+    }
+
+    fn run<T>(&self, command: impl FnOnce(&mut Pool, Timestamp) -> (T, Vec<Effect>)) -> T {
         let now = clock::now();
         let (value, effects) = command(&mut self.lock(), now);
         self.publish(now, effects);

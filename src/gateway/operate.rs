@@ -20,11 +20,11 @@ pub(super) fn decisions(pool: &SharedPool, filter: &DecisionFilter) -> Value {
     let is_wanted = |label: SessionLabel| {
         wanted.is_none_or(|(session, own)| label == own || label.to_string().starts_with(session))
     };
-    let (at, found) = pool.with(|pool, now| {
+    let (at, found) = pool.peek(|pool, now| {
         let wanted = pool.decisions().filter(|decision| is_wanted(decision.session));
         // Cloning the handles is quick; they are written out when the pool is free again.
         let found: Vec<_> = wanted.take(filter.limit).cloned().collect();
-        ((now, found), Vec::new())
+        (now, found)
     });
     json!({ "at": at, "decisions": found })
 }

@@ -12,19 +12,21 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::attempt::Attempt;
 use super::lease::{Lease, SharedPool};
+use super::queue::{Entry, Unserved};
 use super::{
-    Answer, BackendHealth, Call, DecisionFilter, Gateway, GatewayError, HealthReport, PoolHealth, SessionHint,
-    Settings, operate,
+    Answer, BackendHealth, Call, DecisionFilter, Gateway, GatewayError, HealthReport, PoolHealth, QueueSettings,
+    SessionHint, Settings, operate,
 };
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Failure, FailureKind, Fault};
-use crate::conversation::{Block, Catalog, Event, Request, Usage};
-use crate::pool::{Ask, Refusal, RefusalReason, SessionKey};
+use crate::conversation::{Block, Catalog, Event, Usage};
+use crate::pool::{Ask, Pool, Refusal, RefusalReason, SessionKey};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
 use crate::units::Timestamp;
@@ -54,6 +56,8 @@ pub struct PooledGateway(Arc<Shared>);
 struct Shared {
     pool: SharedPool,
     backends: ArcSwap<Backends>,
+    /// Those before the last change: somebody may just have been given a subscription that is gone by now.
+    retired: ArcSwap<Backends>,
     catalog: ArcSwap<Catalog>,
     claude: ClaudeCli,
     settings: ArcSwap<Settings>,
@@ -81,6 +85,7 @@ impl PooledGateway {
         Self(Arc::new(Shared {
             pool,
             backends: ArcSwap::from_pointee(backends),
+            retired: ArcSwap::default(),
             catalog: ArcSwap::from_pointee(catalog),
             claude,
             settings: ArcSwap::from_pointee(settings),
@@ -93,9 +98,10 @@ impl PooledGateway {
         }))
     }
 
-    /// Refuses new requests from now on; running ones go on.
+    /// Refuses new requests from now on, and those that wait; running ones go on.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
+        self.0.pool.queue().close();
     }
 
     /// Ends every answer that still runs, each with an error for its client.
@@ -105,8 +111,14 @@ impl PooledGateway {
 
     /// Takes over changed backends, names of models and settings. Running answers keep what they have.
     pub fn replace(&self, backends: Backends, catalog: Catalog, settings: Settings) {
+        self.0.retired.store(self.0.backends.load_full());
         self.0.backends.store(Arc::new(backends));
         self.0.catalog.store(Arc::new(catalog));
+        self.configure(settings);
+    }
+
+    /// Takes over changed settings.
+    pub fn configure(&self, settings: Settings) {
         self.0.settings.store(Arc::new(settings));
     }
 
@@ -133,15 +145,19 @@ impl PooledGateway {
     async fn begin(&self, call: &Call) -> Result<Answer, GatewayError> {
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
-        for attempt in 0..self.0.settings.load().max_attempts.max(1) {
-            let lease = match self.lease(call, &tried, last.as_ref(), attempt).await {
+        let settings = **self.0.settings.load();
+        // What is left of it: a request that is tried again does not begin to wait anew.
+        let mut queue = settings.queue;
+        for attempt in 0..settings.max_attempts.max(1) {
+            let lease = match self.lease(call, &tried, last.as_ref(), attempt, &mut queue).await {
                 Ok(lease) => lease,
-                Err(refusal) => return Err(refused(&refusal, last)),
+                Err(Unserved::Refused(refusal)) => return Err(refused(&refusal, last)),
+                Err(Unserved::Closed) => return Err(GatewayError::ShuttingDown),
             };
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
             info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
-            match self.run(&call.request, lease).await {
+            match self.run(call, lease).await {
                 Ok(events) => {
                     let session_id = match &call.session {
                         SessionHint::Session(id) => Some(id.to_string()),
@@ -193,36 +209,69 @@ impl PooledGateway {
         tried: &[Arc<str>],
         last: Option<&Failure>,
         attempt: u32,
-    ) -> Result<Lease, Refusal> {
-        let refusal = match self.0.pool.acquire(&ask(call, tried)) {
-            Ok(lease) => return Ok(lease),
-            Err(refusal) => refusal,
-        };
+        queue: &mut QueueSettings,
+    ) -> Result<Lease, Unserved> {
         let passing = last.is_some_and(|failure| matches!(failure.fault(), Fault::Provider | Fault::Backend));
         if !passing {
-            return Err(refusal);
+            return self.wait(&ask(call, tried), queue).await;
+        }
+        if let Ok(lease) = self.0.pool.acquire(&ask(call, tried)) {
+            return Ok(lease);
         }
         tokio::time::sleep(BACK_OFF * 2_u32.pow(attempt.min(6))).await;
-        self.0.pool.acquire(&ask(call, &[]))
+        self.wait(&ask(call, &[]), queue).await
     }
 
-    /// Runs the request under `lease` up to its first content.
-    async fn run(&self, request: &Request, lease: Lease) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
-        let Some(backend) = self.0.backends.load().get(&lease.subscription).cloned() else {
-            // Between a reload's two halves: the pool knows the subscription, its backend is not there yet.
+    /// A lease, now or after a wait in the queue. Takes the time waited off the queue's timeout.
+    async fn wait(&self, ask: &Ask<'_>, queue: &mut QueueSettings) -> Result<Lease, Unserved> {
+        match self.0.pool.enter(ask, queue, &self.0.tasks)? {
+            Entry::Leased(lease) => Ok(lease),
+            Entry::Refused(refusal) => Err(Unserved::Refused(refusal)),
+            Entry::Waiting(ticket) => {
+                let begun = Instant::now();
+                info!("all are busy: the request waits");
+                let outcome = ticket.lease().await;
+                let waited = begun.elapsed();
+                queue.timeout = queue.timeout.saturating_sub(waited);
+                info!(waited_ms = waited.as_millis(), served = outcome.is_ok(), "the wait is over");
+                outcome
+            }
+        }
+    }
+
+    fn backend(&self, subscription: &str) -> Option<Arc<dyn Backend>> {
+        let current = self.0.backends.load().get(subscription).cloned();
+        current.or_else(|| self.0.retired.load().get(subscription).cloned())
+    }
+
+    /// Runs the request under `lease` up to what its client sees first.
+    async fn run(&self, call: &Call, lease: Lease) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
+        let Some(backend) = self.backend(&lease.subscription) else {
             return Err(Failure::new(FailureKind::Spawn, "the subscription has no backend"));
         };
+        let request = &call.request;
         let mut attempt = Attempt::new(backend.run(request), lease, request.model.price, self.0.tasks.clone());
         let mut begun = Vec::with_capacity(2);
         while let Some(event) = attempt.next().await.transpose()? {
-            let is_content = event.is_content();
+            let is_seen = if call.stream { event.is_content() } else { matches!(event, Event::Finished { .. }) };
             begun.push(Ok(event));
-            if is_content {
+            if is_seen {
                 let rest = stream::unfold((Some(attempt), self.0.kill.clone()), next_or_killed);
                 return Ok(stream::iter(begun).chain(rest).boxed());
             }
         }
         Err(Failure::new(FailureKind::Protocol, "the backend ended without an answer"))
+    }
+}
+
+impl PooledGateway {
+    /// The queue, for the operator.
+    fn queue(&self) -> Value {
+        let QueueSettings { max_waiting, timeout } = self.0.settings.load().queue;
+        let mut queue = json!(self.0.pool.queue().counts());
+        queue["maxWaiting"] = json!(max_waiting);
+        queue["timeoutSeconds"] = json!(timeout.as_secs_f64());
+        queue
     }
 }
 
@@ -259,7 +308,7 @@ impl Gateway for PooledGateway {
     }
 
     fn health(&self) -> HealthReport {
-        let totals = self.0.pool.with(|pool, now| (pool.health(now), Vec::new()));
+        let totals = self.0.pool.peek(Pool::health);
         let processes = self.0.claude.counts();
         HealthReport {
             status: if self.is_draining() { "stopping" } else { "ok" }.to_owned(),
@@ -270,6 +319,7 @@ impl Gateway for PooledGateway {
                 eligible: totals.eligible,
                 in_flight: totals.in_flight,
                 sessions: totals.sessions,
+                waiting: self.0.pool.queue().counts().waiting,
             },
             backend: BackendHealth { live: processes.running, spares: processes.spare },
         }
@@ -287,15 +337,16 @@ impl Gateway for PooledGateway {
     }
 
     fn debug(&self) -> Value {
-        let (snapshot, decisions) = self.0.pool.with(|pool, now| {
+        let (snapshot, decisions) = self.0.pool.peek(|pool, now| {
             let decisions: Vec<_> = pool.decisions().take(SHOWN_DECISIONS).cloned().collect();
-            ((pool.snapshot(now), decisions), Vec::new())
+            (pool.snapshot(now), decisions)
         });
         let mut debug = serde_json::to_value(snapshot).unwrap_or_default();
         if let Some(fields) = debug.as_object_mut() {
             fields.insert("decisions".to_owned(), json!(decisions));
             fields.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
             fields.insert("processes".to_owned(), json!(self.0.claude.counts()));
+            fields.insert("queue".to_owned(), self.queue());
             fields.insert("configProblems".to_owned(), json!(self.0.config_problems.load().as_deref()));
             for (name, part) in self.0.debug_parts.load().iter() {
                 fields.insert((*name).to_owned(), part());

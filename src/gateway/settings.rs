@@ -1,5 +1,6 @@
 //! What the operator decides about how requests are served.
 
+use super::QueueSettings;
 use crate::pool::RebalanceSettings;
 
 /// The gateway's settings, checked by whoever builds them.
@@ -9,4 +10,6 @@ pub struct Settings {
     pub max_attempts: u32,
     /// The rebalancer's rules, to explain what it did by.
     pub rebalancing: RebalanceSettings,
+    /// How many requests may wait, and how long, when all are busy.
+    pub queue: QueueSettings,
 }

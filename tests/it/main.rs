@@ -8,3 +8,5 @@ mod claude_cli;
 mod gateway;
 mod http;
 mod operator;
+mod queue;
+mod reload;

@@ -7,10 +7,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::Context;
 use crate::config::env::{HOST, parse_host};
-use crate::config::model::{ClientKey, Server};
+use crate::config::model::{ClientKey, Queue, Server};
 use crate::config::problem::{FieldPath, Findings, Place};
 use crate::config::raw;
-use crate::config::span::{DAY, Unit};
+use crate::config::span::{DAY, HOUR, Unit};
 
 /// A key shorter than this can be guessed.
 const SHORTEST_KEY: usize = 16;
@@ -31,6 +31,15 @@ pub(super) fn server(file: &raw::File, context: &Context<'_>, findings: &mut Fin
     };
     let drain_timeout = span("drainTimeout", &section.drain_timeout, Duration::ZERO);
     let header_read_timeout = span("headerReadTimeout", &section.header_read_timeout, Duration::from_millis(100));
+    let queue = Queue {
+        max_waiting: section.queue.max_waiting,
+        timeout: section.queue.timeout.resolve(
+            &at.key("queue").key("timeout"),
+            Unit::Seconds,
+            Duration::ZERO..=HOUR,
+            findings,
+        ),
+    };
     Server {
         listen,
         cors_origins: cors_origins(&section.cors_origins, &at.key("corsOrigins"), findings),
@@ -38,6 +47,7 @@ pub(super) fn server(file: &raw::File, context: &Context<'_>, findings: &mut Fin
         drain_timeout,
         header_read_timeout,
         max_connections: section.max_connections,
+        queue,
     }
 }
 
