@@ -4,6 +4,7 @@ mod alerts;
 mod config;
 mod demo;
 mod serve;
+mod simulate;
 mod standin;
 mod status;
 
@@ -39,6 +40,8 @@ enum Command {
     /// Try the alerts' channels out.
     #[command(subcommand)]
     Alerts(alerts::AlertsCommand),
+    /// Compare the ways to choose a subscription in a simulated week; uses no account and no network.
+    Simulate(simulate::Args),
     /// Serve a stand-in for the Anthropic Messages API on this machine, for tests.
     Standin(standin::Args),
 }
@@ -51,6 +54,13 @@ pub fn run(cli: Cli, env: &Env) -> ExitCode {
         Command::Alerts(command) => in_runtime(alerts::run(command, env)),
         Command::Status(args) => in_runtime(status::run(args, env)),
         Command::Standin(args) => in_runtime(stand_in(args)),
+        Command::Simulate(args) => match simulate::run(&args) {
+            Ok(text) => {
+                say(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error),
+        },
         Command::Config(command) => print(&config::run(&command, env, &Overrides::default())),
     }
 }

@@ -75,8 +75,9 @@ pub struct Call {
     /// The name of the client's key; `anonymous` where no keys are configured. Sessions of different clients never
     /// meet, whatever ids they send.
     pub client: Arc<str>,
-    /// As in the response's `x-request-id`.
-    pub request_id: Arc<str>,
+    /// Whether the client gets the answer piece by piece. Otherwise it has seen nothing until all of it is there, and
+    /// another subscription can be tried until then.
+    pub stream: bool,
     /// How much of the owners' reserve the request may use.
     pub priority: Priority,
 }
@@ -87,7 +88,7 @@ pub enum SessionHint {
     /// Nothing: the gateway derives a fingerprint from the conversation's beginning.
     #[default]
     None,
-    /// A session id (`session_id`, `X-Session-Id`): the conversation's name. A request may send the new turn only.
+    /// A session id (`session_id`, `X-Session-Id`): the conversation's name.
     Session(Arc<str>),
     /// A `prompt_cache_key`: sticks to a subscription like a session id, but the client sends the whole history.
     CacheKey(Arc<str>),

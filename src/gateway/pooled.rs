@@ -25,7 +25,7 @@ use super::{
 };
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Failure, FailureKind, Fault};
-use crate::conversation::{Block, Catalog, Event, Request, Usage};
+use crate::conversation::{Block, Catalog, Event, Usage};
 use crate::pool::{Ask, Pool, Refusal, RefusalReason, SessionKey};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
@@ -157,7 +157,7 @@ impl PooledGateway {
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
             info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
-            match self.run(&call.request, lease).await {
+            match self.run(call, lease).await {
                 Ok(events) => {
                     let session_id = match &call.session {
                         SessionHint::Session(id) => Some(id.to_string()),
@@ -244,17 +244,18 @@ impl PooledGateway {
         current.or_else(|| self.0.retired.load().get(subscription).cloned())
     }
 
-    /// Runs the request under `lease` up to its first content.
-    async fn run(&self, request: &Request, lease: Lease) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
+    /// Runs the request under `lease` up to what its client sees first.
+    async fn run(&self, call: &Call, lease: Lease) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
         let Some(backend) = self.backend(&lease.subscription) else {
             return Err(Failure::new(FailureKind::Spawn, "the subscription has no backend"));
         };
+        let request = &call.request;
         let mut attempt = Attempt::new(backend.run(request), lease, request.model.price, self.0.tasks.clone());
         let mut begun = Vec::with_capacity(2);
         while let Some(event) = attempt.next().await.transpose()? {
-            let is_content = event.is_content();
+            let is_seen = if call.stream { event.is_content() } else { matches!(event, Event::Finished { .. }) };
             begun.push(Ok(event));
-            if is_content {
+            if is_seen {
                 let rest = stream::unfold((Some(attempt), self.0.kill.clone()), next_or_killed);
                 return Ok(stream::iter(begun).chain(rest).boxed());
             }

@@ -100,6 +100,9 @@ impl Subscription {
     ) {
         let change = match outcome {
             Outcome::Completed => {
+                if self.quarantine.as_ref().is_some_and(|quarantine| quarantine.until <= lease.granted_at) {
+                    self.end_quarantine(effects);
+                }
                 self.limits.succeed(lease.granted_at);
                 self.breaker.succeed(lease.probe, rules)
             }
@@ -165,13 +168,25 @@ impl Subscription {
     }
 
     fn quarantine(&mut self, now: Timestamp, detail: String, effects: &mut Vec<Effect>) {
-        if self.quarantine.is_none() {
-            effects.push(Effect::AuthFailed { subscription: self.id(), cause: detail.clone() });
-            self.quarantine = Some(Quarantine { since: now, detail });
+        match &mut self.quarantine {
+            // Told already. Requests that began before it count once.
+            Some(known) if known.until > now => {}
+            Some(known) => {
+                known.tries += 1;
+                known.until = now + Quarantine::pause(known.tries);
+                known.detail = detail;
+                self.begin_ramp(1);
+            }
+            None => {
+                effects.push(Effect::AuthFailed { subscription: self.id(), cause: detail.clone() });
+                let until = now + Quarantine::pause(0);
+                self.quarantine = Some(Quarantine { since: now, until, tries: 0, detail });
+                self.begin_ramp(1);
+            }
         }
     }
 
-    /// Its operator says that it is logged in again.
+    /// It is logged in again: a request has shown it, or its operator says so.
     pub(super) fn end_quarantine(&mut self, effects: &mut Vec<Effect>) {
         if self.quarantine.take().is_some() {
             self.begin_ramp(1);

@@ -4,6 +4,7 @@
 //! recovers a subscription.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::conversation::{Family, Window};
 use crate::units::{MicroUsd, Timestamp};
@@ -33,8 +34,21 @@ const SHARE_TOLERANCE: f64 = 1e-9;
 #[derive(Clone, Debug)]
 pub(super) struct Quarantine {
     pub(super) since: Timestamp,
+    /// Then one request finds out whether its owner has logged in again: the CLI follows a new login by itself.
+    pub(super) until: Timestamp,
+    /// Requests that found it logged out still.
+    pub(super) tries: u32,
     /// What the provider said.
     pub(super) detail: String,
+}
+
+impl Quarantine {
+    /// How long until a login is tried again: 5 minutes, doubling up to an hour.
+    pub(super) fn pause(tries: u32) -> Duration {
+        const FIRST: Duration = Duration::from_secs(300);
+        const LONGEST: Duration = Duration::from_secs(3600);
+        FIRST.saturating_mul(2_u32.saturating_pow(tries.min(8))).min(LONGEST)
+    }
 }
 
 /// See the module's description.
@@ -195,8 +209,8 @@ impl Subscription {
         if !self.settings.enabled {
             return Some(Exclusion::new(Cause::Disabled, Some(self.switched_at), None));
         }
-        if let Some(quarantine) = &self.quarantine {
-            return Some(Exclusion::new(Cause::Unauthenticated, Some(quarantine.since), None));
+        if let Some(quarantine) = self.quarantine.as_ref().filter(|quarantine| quarantine.until > now) {
+            return Some(Exclusion::new(Cause::Unauthenticated, Some(quarantine.since), Some(quarantine.until)));
         }
         if let Some(lock) = self.limits.lock_at(now) {
             let cause = if lock.throttle { Cause::Throttled } else { Cause::ProviderLimit };
@@ -304,7 +318,8 @@ impl Subscription {
             Breaker::Closed { .. } | Breaker::HalfOpen { .. } => None,
         };
         let capacity = self.capacity_exclusion(now, figures).and_then(|full| full.until);
-        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker, capacity]
+        let quarantine = self.quarantine.as_ref().map(|quarantine| quarantine.until).filter(|until| *until > now);
+        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker, capacity, quarantine]
             .into_iter()
             .flatten()
             .min()

@@ -85,7 +85,7 @@ async fn answer(
         Ok(Admitted::Serve(found, client)) => {
             tracing::Span::current().record("client", &*client.name);
             let caller = Caller {
-                is_operator: client.admin || is_local_peer(peer, parts),
+                is_operator: client.admin || settings.client_keys.is_empty() && is_local_peer(peer, parts),
                 client: client.name,
                 models: client.models,
                 request_id: Arc::clone(id),
@@ -148,13 +148,15 @@ fn admit(
     Ok(Admitted::Serve(found, client))
 }
 
-/// The operator comes with an admin key, or from this machine itself and not through a proxy or a browser's page.
+/// The operator comes with an admin key. Where there are no keys at all, whoever comes from this machine itself, and not
+/// through a proxy or a browser's page, is the operator. Where there are, coming from this machine proves nothing: a proxy
+/// in front of us may not say that it is one.
 fn operator(settings: &Settings, peer: SocketAddr, parts: &Parts, cors: &Cors) -> Result<Client, Denial> {
     let client = auth::authenticate(settings, &parts.headers);
     if client.as_ref().is_ok_and(|client| client.admin) {
         return client;
     }
-    if is_local_peer(peer, parts) {
+    if settings.client_keys.is_empty() && is_local_peer(peer, parts) {
         origin::check_local(parts, cors)?;
         return Ok(client.unwrap_or_else(|_| Client::anonymous()));
     }

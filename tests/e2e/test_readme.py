@@ -28,14 +28,15 @@ def examples() -> dict[str, tuple[str, str]]:
 
 
 def test_there_are_examples_in_both_languages() -> None:
-    assert README.exists()
+    assert README.exists(), "there is no README"
     languages = {language for language, _ in examples().values()}
     assert {"python"} <= languages and languages & {"sh", "bash", "shell", "console"}
     assert len(examples()) == README.read_text().count("<!-- test:"), "every marker has a block below it"
 
 
-@pytest.mark.parametrize("name", examples())
+@pytest.mark.parametrize("name", sorted(examples()) or ["none at all"])
 def test_an_example_works(name: str, proxy: Proxy, standin: Standin, tmp_path: Path) -> None:
+    assert name in examples()
     language, code = examples()[name]
     code, replaced = ADDRESS.subn(proxy.url, code)
     assert replaced or "client" in code, "an example that goes nowhere proves nothing"

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import, beside itself and `units`. Keep in step with the table in `src/lib.rs`.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("units", &[]),
     ("conversation", &[]),
     ("runtime", &[]),
     ("pool", &["conversation"]),
+    ("simulator", &["pool", "conversation"]),
     ("backend", &["conversation", "runtime"]),
     ("gateway", &["pool", "backend", "conversation", "runtime"]),
     ("api", &["gateway", "pool", "backend", "conversation", "runtime"]),
@@ -31,6 +32,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
             "config",
             "alert",
             "standin",
+            "simulator",
             "runtime",
         ],
     ),

@@ -166,7 +166,7 @@ pub(super) fn call(session: &str) -> Call {
         },
         session: SessionHint::Session(session.into()),
         client: "anonymous".into(),
-        request_id: "r1".into(),
+        stream: true,
         priority: Priority::Normal,
     }
 }
@@ -310,6 +310,21 @@ async fn nothing_is_retried_once_the_client_has_seen_something() {
     let events = read(bench.chat("s").await.expect("it begins")).await;
     assert!(matches!(events.last(), Some(Err(GatewayError::Failed(_)))), "{events:?}");
     assert_eq!((other.calls(), bench.in_flight()), (0, 0));
+    assert!(bench.status(0).1 > 0.0, "what was read was paid for");
+}
+
+#[tokio::test]
+async fn a_whole_answer_can_be_begun_anew_elsewhere_until_it_is_complete() {
+    let broken = vec![
+        Ok(Event::Started(Usage { input: 100, ..Usage::default() })),
+        Ok(Event::Text("hel".to_owned())),
+        Err(Failure::new(FailureKind::Unavailable { status: None }, "scripted")),
+    ];
+    let bench = bench(&[Scripted::new(vec![broken]), Scripted::good()]);
+    let answer = bench.gateway.chat(Call { stream: false, ..call("s") }).await.expect("the other one serves");
+    assert_eq!(&*answer.subscription, "sub2");
+    let texts = read(answer).await.into_iter().filter(|event| matches!(event, Ok(Event::Text(_)))).collect::<Vec<_>>();
+    assert_eq!(texts, [Ok(Event::Text("hello".to_owned()))], "nothing of the broken answer is shown");
     assert!(bench.status(0).1 > 0.0, "what was read was paid for");
 }
 

@@ -107,17 +107,34 @@ fn log_out(world: &mut World) -> Vec<Effect> {
 }
 
 #[test]
-fn a_lost_login_is_quarantined_until_its_operator_looks() {
+fn a_lost_login_is_tried_again_by_one_request_at_growing_intervals() {
     let mut world = World::new(1);
     let effects = log_out(&mut world);
     let cause = "OAuth token revoked".to_owned();
     assert_eq!(effects, [Effect::AuthFailed { subscription: "s0".into(), cause: cause.clone() }]);
-    world.wait(DAY * 30);
-    let refusal = world.acquire(&ask("a")).unwrap_err();
-    assert_eq!((refusal.reason, refusal.retry_at), (RefusalReason::NoneHealthy, None));
     let view = world.view("s0");
     assert_eq!((view.status, view.status_cause.cause), (Status::Unauthenticated, cause));
+    for pause in [300, 600, 1200, 2400, 3600, 3600] {
+        let pause = Duration::from_secs(pause);
+        let refusal = world.acquire(&ask("a")).unwrap_err();
+        assert_eq!((refusal.reason, refusal.retry_at), (RefusalReason::NoneHealthy, Some(world.now + pause)));
+        world.wait(pause);
+        let probe = world.one_off();
+        assert_eq!(reason(world.acquire(&ask("a"))), RefusalReason::Busy, "one at a time");
+        let detail = "revoked".to_owned();
+        assert_eq!(world.finish(&probe, Outcome::Unauthenticated { detail }, 0.0), [], "told once");
+    }
+    world.wait(Duration::from_secs(3600));
+    let probe = world.one_off();
+    let effects = world.finish(&probe, Outcome::Completed, 0.1);
+    assert!(matches!(&effects[..], [Effect::Recovered { .. }]), "{effects:?}");
+    assert_eq!(world.view("s0").status, Status::Available);
+}
 
+#[test]
+fn the_operator_can_end_a_quarantine_at_once() {
+    let mut world = World::new(1);
+    log_out(&mut world);
     let (found, effects) = world.pool.restore(world.now, "s0");
     assert!(found && matches!(&effects[..], [Effect::Recovered { .. }]));
     let _probe = world.one_off();

@@ -66,35 +66,36 @@ async fn a_new_list_of_keys_counts_at_once() {
 }
 
 #[tokio::test]
-async fn the_operators_view_is_for_this_machine_or_an_admin_key() {
+async fn with_keys_the_operator_needs_an_admin_key_also_on_this_machine() {
     let fixture = with_keys().await;
-    let ask = |headers: &'static [(&'static str, &'static str)]| fixture.ask("GET", "/debug/auth-pool", headers, b"");
-    assert_eq!(ask(&[]).await.json(), json!({ "subscriptions": [] }));
-    assert_eq!(ask(&[("x-forwarded-for", "203.0.113.9"), ("x-api-key", "sk-boss")]).await.status, 200);
-    // The peer is on this machine, but who asks is not.
     let (kind, code) = ("invalid_request_error", "insufficient_permissions");
-    ask(&[("x-forwarded-for", "203.0.113.9")]).await.assert_error(401, kind, "invalid_api_key", None);
-    ask(&[("x-forwarded-for", "203.0.113.9"), ("x-api-key", "sk-ann")]).await.assert_error(403, kind, code, None);
-    ask(&[("host", "pool.example")]).await.assert_error(403, kind, code, None);
-    ask(&[("origin", "https://evil.example")]).await.assert_error(403, kind, code, None);
-    ask(&[("sec-fetch-site", "cross-site")]).await.assert_error(403, kind, code, None);
+    for (method, path) in OPERATIONS {
+        // A proxy in front that does not say it is one looks like this machine, too.
+        fixture.ask(method, path, &[], b"").await.assert_error(401, kind, "invalid_api_key", None);
+        fixture.ask(method, path, &[("x-api-key", "sk-ann")], b"").await.assert_error(403, kind, code, None);
+        assert_eq!(fixture.ask(method, path, &[("x-api-key", "sk-boss")], b"").await.status, 200);
+        let far = [("x-forwarded-for", "203.0.113.9"), ("x-api-key", "sk-boss")];
+        assert_eq!(fixture.ask(method, path, &far, b"").await.status, 200);
+    }
 }
 
 #[tokio::test]
-async fn what_an_operator_does_is_for_this_machine_or_an_admin_key() {
-    let fixture = with_keys().await;
+async fn without_keys_the_operator_is_who_comes_from_this_machine() {
+    let fixture = start(Script::Say(vec![finished()])).await;
     let (kind, code) = ("invalid_request_error", "insufficient_permissions");
-    let far = [("x-forwarded-for", "203.0.113.9")];
-    let ann = [("x-forwarded-for", "203.0.113.9"), ("x-api-key", "sk-ann")];
-    let boss = [("x-forwarded-for", "203.0.113.9"), ("x-api-key", "sk-boss")];
-    for (method, path) in [("GET", "/debug/auth-pool/decisions"), ("POST", "/debug/auth-pool/rebalance")] {
+    for (method, path) in OPERATIONS {
         assert_eq!(fixture.ask(method, path, &[], b"").await.status, 200);
-        assert_eq!(fixture.ask(method, path, &boss, b"").await.status, 200);
-        fixture.ask(method, path, &far, b"").await.assert_error(401, kind, "invalid_api_key", None);
-        fixture.ask(method, path, &ann, b"").await.assert_error(403, kind, code, None);
-        let page = [("origin", "https://evil.example")];
-        fixture.ask(method, path, &page, b"").await.assert_error(403, kind, code, None);
+        let strangers: [&[(&str, &str)]; 4] = [
+            &[("x-forwarded-for", "203.0.113.9")],
+            &[("host", "pool.example")],
+            &[("origin", "https://evil.example")],
+            &[("sec-fetch-site", "cross-site")],
+        ];
+        for stranger in strangers {
+            fixture.ask(method, path, stranger, b"").await.assert_error(403, kind, code, None);
+        }
     }
+    assert_eq!(fixture.get("/debug/auth-pool").await.json(), json!({ "subscriptions": [] }));
     let answer = fixture.get("/debug/auth-pool/rebalance").await;
     answer.assert_error(405, kind, "method_not_supported", None);
     assert_eq!(answer.header("allow"), Some("POST, OPTIONS"));
@@ -103,6 +104,9 @@ async fn what_an_operator_does_is_for_this_machine_or_an_admin_key() {
     let answer = fixture.get("/debug/auth-pool/decisions?limit=many").await;
     answer.assert_error(400, kind, "invalid_value", Some("limit"));
 }
+
+const OPERATIONS: [(&str, &str); 3] =
+    [("GET", "/debug/auth-pool"), ("GET", "/debug/auth-pool/decisions"), ("POST", "/debug/auth-pool/rebalance")];
 
 #[tokio::test]
 async fn without_keys_no_foreign_page_and_no_foreign_name_gets_in() {
@@ -188,7 +192,9 @@ async fn the_log_knows_who_asked_and_nothing_it_must_not() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
-    let _guard = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+    // For every thread: tests beside this one have no subscriber, and what they run first would be taken for silent.
+    let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let fixture = with_keys().await;
     let body = chat(&json!({ "messages": [{ "role": "user", "content": "the launch code is 0000" }] })).to_string();

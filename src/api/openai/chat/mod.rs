@@ -50,7 +50,7 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<R
         request: chat.request,
         session: chat.session,
         client: Arc::clone(&caller.client),
-        request_id: Arc::clone(&caller.request_id),
+        stream: chat.stream,
         priority: chat.priority,
     };
     let Answer { subscription, session_id, decision_reason, events } = gateway.chat(call).await?;

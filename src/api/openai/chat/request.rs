@@ -12,7 +12,7 @@ use crate::api::field::{
 };
 use crate::api::openai::error::Error;
 use crate::api::openai::models;
-use crate::conversation::{Catalog, Effort, Options, Request, ToolChoice};
+use crate::conversation::{Catalog, Effort, Model, Options, Request, Thinking, ToolChoice};
 use crate::gateway::{Priority, SessionHint};
 
 /// A parsed chat request.
@@ -61,7 +61,7 @@ pub(super) fn parse(body: &[u8], catalog: &Catalog, caller: &Caller) -> Result<C
         );
     }
     let (tools, tool_choice) = tools::tools(&mut request)?;
-    let options = options(&mut request, tool_choice.as_ref())?;
+    let options = options(&mut request, tool_choice.as_ref(), model)?;
     let (stream, include_usage) = streaming(&mut request)?;
     let session = session(&mut request, caller.session_header.as_deref())?;
     let priority = priority(&mut request)?;
@@ -76,12 +76,25 @@ pub(super) fn parse(body: &[u8], catalog: &Catalog, caller: &Caller) -> Result<C
     })
 }
 
-fn options(request: &mut Map<String, Value>, tool_choice: Option<&ToolChoice>) -> Result<Options, Invalid> {
+fn options(
+    request: &mut Map<String, Value>,
+    tool_choice: Option<&ToolChoice>,
+    model: &Model,
+) -> Result<Options, Invalid> {
     let root = Path::Root;
     let effort =
         take(request, "reasoning_effort").map_or(Ok(None), |word| effort(word, &root.key("reasoning_effort")))?;
-    if effort.is_some() && matches!(tool_choice, Some(ToolChoice::Any { .. } | ToolChoice::Named { .. })) {
-        return Err(root.key("tool_choice").unsupported("cannot force a call together with 'reasoning_effort'"));
+    // With thinking the provider takes its own sampling and no forced tool. As at OpenAI's reasoning models, that is said
+    // by name, before a process is bothered.
+    let always = model.thinking == Thinking::AlwaysOn;
+    let thinks = effort.is_some() || always;
+    let why = if always {
+        format!("because the model '{}' always thinks", model.id)
+    } else {
+        "together with 'reasoning_effort'".to_owned()
+    };
+    if thinks && matches!(tool_choice, Some(ToolChoice::Any { .. } | ToolChoice::Named { .. })) {
+        return Err(root.key("tool_choice").unsupported(format_args!("cannot force a call {why}")));
     }
 
     let temperature_at = root.key("temperature");
@@ -90,18 +103,18 @@ fn options(request: &mut Map<String, Value>, tool_choice: Option<&ToolChoice>) -
     let temperature = match temperature {
         // With thinking the provider takes its default, 1, and nothing else.
         #[expect(clippy::float_cmp, reason = "exactly the default, as the client wrote it")]
-        Some(value) if effort.is_some() && value != 1.0 => {
-            return Err(temperature_at.unsupported("cannot be set together with 'reasoning_effort'"));
+        Some(value) if thinks && value != 1.0 => {
+            return Err(temperature_at.unsupported(format_args!("can only be 1, the default, {why}")));
         }
-        Some(_) if effort.is_some() => None,
+        Some(_) if thinks => None,
         // OpenAI's scale goes to 2, the models' to 1. Up to there the two mean the same.
         other => other.map(|value| value.min(1.0)),
     };
 
     let top_p_at = root.key("top_p");
     let top_p = take(request, "top_p").map(|value| number(&value, 0.0, 1.0, &top_p_at)).transpose()?;
-    if effort.is_some() && top_p.is_some_and(|value| value < 0.95) {
-        return Err(top_p_at.unsupported("cannot be below 0.95 together with 'reasoning_effort'"));
+    if thinks && top_p.is_some_and(|value| value < 0.95) {
+        return Err(top_p_at.unsupported(format_args!("cannot be below 0.95 {why}")));
     }
 
     Ok(Options {

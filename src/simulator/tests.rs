@@ -1,0 +1,102 @@
+//! What holds for every strategy and every trace.
+
+use super::*;
+
+fn options() -> Options {
+    Options { subscriptions: 6, sessions_per_subscription: 30.0, turns: 20.0, days: 7, ..Options::default() }
+}
+
+fn run(options: &Options) -> Report {
+    synthetic(options, &mut |_| {})
+}
+
+#[track_caller]
+fn check(report: &Report) {
+    assert!(!report.strategies.is_empty());
+    for strategy in &report.strategies {
+        let name = strategy.strategy;
+        assert_eq!(strategy.requests, report.setup.requests, "{name}");
+        assert_eq!(strategy.served + strategy.refused + strategy.failed, strategy.requests, "{name}");
+        assert_eq!(strategy.leaked, 0, "{name}");
+        assert!(strategy.served <= report.bound.served, "{name}: {} of {}", strategy.served, report.bound.served);
+        assert!(strategy.work_served <= report.bound.work_served, "{name}");
+        let cold = strategy.cold_cache_cost / report.setup.paid;
+        assert!(strategy.budget_used - cold <= report.bound.budget_used + 1e-9, "{name}");
+        assert!(strategy.gini >= 0.0 && strategy.gini < 1.0 && strategy.max_over_mean >= 1.0 - 1e-9, "{name}");
+    }
+}
+
+#[test]
+fn what_is_asked_is_served_or_refused_and_no_strategy_beats_the_bound() {
+    for load in [0.3, 0.9, 1.6] {
+        check(&run(&Options { load, ..options() }));
+    }
+    check(&run(&Options { load: 5.0, subscriptions: 2, days: 15, troubles: false, ..options() }));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_report() {
+    let text = |options: &Options| {
+        let report = run(options);
+        (report.to_string(), plot(&report), serde_json::to_string(&report).unwrap())
+    };
+    assert_eq!(text(&options()), text(&options()));
+    assert_ne!(text(&options()).0, text(&Options { seed: 2, ..options() }).0);
+}
+
+#[test]
+fn a_provider_without_troubles_and_with_room_serves_everything() {
+    let report = run(&Options { load: 0.1, troubles: false, ..options() });
+    check(&report);
+    for strategy in report.strategies.iter().filter(|strategy| strategy.strategy != "not_sticky") {
+        assert_eq!(strategy.refused + strategy.failed, 0, "{}", strategy.strategy);
+    }
+    assert_eq!(report.bound.served, report.bound.requests);
+}
+
+#[test]
+fn sessions_that_stay_save_their_caches() {
+    let report = run(&options());
+    let cost = |name| report.strategies.iter().find(|strategy| strategy.strategy == name).unwrap().cold_cache_cost;
+    assert!(cost("not_sticky") > 10.0 * cost("health"), "{} {}", cost("not_sticky"), cost("health"));
+}
+
+#[test]
+fn a_recorded_log_is_simulated_as_it_is() {
+    let mut log = String::new();
+    for turn in 0..40 {
+        for session in ["a", "b", "c"] {
+            let at = 1_767_600_000_000_i64 + turn * 60_000;
+            let line = format!(r#"{{"at": {at}, "session": "{session}", "cost": 0.5, "tokens": 50000}}"#);
+            log.push_str(&line);
+            log.push('\n');
+        }
+    }
+    let log = Recorded::parse(&log).unwrap();
+    let report = recorded(
+        log,
+        &Options {
+            subscriptions: 3,
+            troubles: false,
+            load: 0.0,
+            weekly_budget: Some(MicroUsd::from_usd(912.0)),
+            ..options()
+        },
+        &mut |_| {},
+    );
+    check(&report);
+    assert_eq!((report.setup.sessions, report.setup.requests), (3, 120));
+    assert!((report.setup.work - 60.0).abs() < 1e-6);
+    let pace = &report.strategies[0];
+    assert_eq!((pace.served, pace.cold_caches), (120, 0));
+}
+
+#[test]
+fn the_plot_names_every_line() {
+    let report = run(&Options { subscriptions: 3, sessions_per_subscription: 5.0, ..options() });
+    let svg = plot(&report);
+    for contender in Contender::ALL {
+        assert!(svg.contains(&format!(">{}</text>", contender.name)), "{}", contender.name);
+    }
+    assert!(svg.contains("optimum") && !svg.contains("NaN") && !svg.contains("inf"));
+}
