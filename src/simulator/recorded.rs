@@ -200,16 +200,13 @@ impl Tokens {
 fn number_turns(requests: &mut [Request]) {
     let mut seen: HashMap<u64, usize> = HashMap::new();
     for index in 0..requests.len() {
-        let turn = match seen.insert(requests[index].session, index) {
-            Some(before) => {
-                requests[before].last = false;
-                requests[before].turn + 1
-            }
-            None => {
-                // Wherever it was cached before the log begins, it is not known.
-                requests[index].rewrite = MicroUsd::ZERO;
-                1
-            }
+        let turn = if let Some(before) = seen.insert(requests[index].session, index) {
+            requests[before].last = false;
+            requests[before].turn + 1
+        } else {
+            // Wherever it was cached before the log begins, it is not known.
+            requests[index].rewrite = MicroUsd::ZERO;
+            1
         };
         requests[index].turn = turn;
         requests[index].last = true;
