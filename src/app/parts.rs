@@ -1,5 +1,6 @@
 //! From the configuration's words to each part's own settings.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,16 +114,20 @@ pub(super) fn catalog(config: &Config, facts: &CliFacts) -> Catalog {
     Catalog::new(fallback.chain(told), config.models.iter().map(|(name, target)| (name.as_str(), target.as_str())))
 }
 
-/// Whether a subscription takes part.
-pub(super) fn is_enabled(config: &Config, id: &str) -> bool {
-    config.subscriptions.iter().any(|subscription| subscription.enabled && subscription.id == id)
+/// The backends of subscriptions that take part, in the order of the configuration.
+pub(super) fn enabled<'a>(config: &Config, backends: &'a CliBackends) -> Vec<&'a ClaudeCliBackend> {
+    let enabled: HashSet<&str> =
+        config.subscriptions.iter().filter(|member| member.enabled).map(|member| member.id.as_str()).collect();
+    backends.iter().filter(|(id, _)| enabled.contains(&**id)).map(|(_, backend)| backend).collect()
 }
 
-/// Has a process started for each subscription before the first request comes.
+/// Has processes started before the first request comes: for each subscription, or for as many as may have one.
 pub(super) fn prepare_spares(config: &Config, backends: &CliBackends, catalog: &Catalog) {
     if let Some(model) = catalog.resolve(DEFAULT_ALIAS) {
+        let most = spare_settings(config).max_spares;
+        let first: Vec<_> = enabled(config, backends).into_iter().take(most).collect();
         // In reverse, because the one asked for last is made first.
-        for (_, backend) in backends.iter().rev().filter(|(id, _)| is_enabled(config, id)) {
+        for backend in first.into_iter().rev() {
             backend.prepare(model);
         }
     }

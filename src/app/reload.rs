@@ -71,10 +71,7 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     }
     // First the backends, then the pool: nobody is given a subscription that has no backend yet.
     let catalog = parts::catalog(new, &target.facts);
-    target.profiles.claude.retain(
-        parts::spare_settings(new).max_spares,
-        backends.iter().filter(|(id, _)| parts::is_enabled(new, id)).map(|(_, backend)| backend),
-    );
+    target.profiles.claude.retain(parts::spare_settings(new).max_spares, parts::enabled(new, &backends));
     parts::prepare_spares(new, &backends, &catalog);
     target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));

@@ -21,7 +21,7 @@ const SCALE_TURNS: f64 = 8.0;
 
 /// Options of `auth-pool simulate`.
 #[derive(Clone, Debug, clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(super) struct Args {
     /// Where random numbers begin: the same seed gives the same output
     #[arg(long, default_value_t = 1)]

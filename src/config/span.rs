@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::problem::{FieldPath, Findings};
 
 /// A number, whose unit the field decides, or text such as `5m`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Span {
     Number(f64),

@@ -56,6 +56,8 @@ pub struct PooledGateway(Arc<Shared>);
 struct Shared {
     pool: SharedPool,
     backends: ArcSwap<Backends>,
+    /// Those before the last change: somebody may just have been given a subscription that is gone by now.
+    retired: ArcSwap<Backends>,
     catalog: ArcSwap<Catalog>,
     claude: ClaudeCli,
     settings: ArcSwap<Settings>,
@@ -83,6 +85,7 @@ impl PooledGateway {
         Self(Arc::new(Shared {
             pool,
             backends: ArcSwap::from_pointee(backends),
+            retired: ArcSwap::default(),
             catalog: ArcSwap::from_pointee(catalog),
             claude,
             settings: ArcSwap::from_pointee(settings),
@@ -108,6 +111,7 @@ impl PooledGateway {
 
     /// Takes over changed backends, names of models and settings. Running answers keep what they have.
     pub fn replace(&self, backends: Backends, catalog: Catalog, settings: Settings) {
+        self.0.retired.store(self.0.backends.load_full());
         self.0.backends.store(Arc::new(backends));
         self.0.catalog.store(Arc::new(catalog));
         self.configure(settings);
@@ -235,10 +239,14 @@ impl PooledGateway {
         }
     }
 
+    fn backend(&self, subscription: &str) -> Option<Arc<dyn Backend>> {
+        let current = self.0.backends.load().get(subscription).cloned();
+        current.or_else(|| self.0.retired.load().get(subscription).cloned())
+    }
+
     /// Runs the request under `lease` up to what its client sees first.
     async fn run(&self, call: &Call, lease: Lease) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
-        let Some(backend) = self.0.backends.load().get(&lease.subscription).cloned() else {
-            // Between a reload's two halves: the pool knows the subscription, its backend is not there yet.
+        let Some(backend) = self.backend(&lease.subscription) else {
             return Err(Failure::new(FailureKind::Spawn, "the subscription has no backend"));
         };
         let request = &call.request;

@@ -196,16 +196,17 @@ impl Tokens {
     }
 }
 
-/// Numbers each session's turns and marks its last one.
+/// Numbers each session's turns and marks its last one. The first one is cold or warm everywhere alike.
 fn number_turns(requests: &mut [Request]) {
     let mut seen: HashMap<u64, usize> = HashMap::new();
     for index in 0..requests.len() {
-        let turn = match seen.insert(requests[index].session, index) {
-            Some(before) => {
-                requests[before].last = false;
-                requests[before].turn + 1
-            }
-            None => 1,
+        let turn = if let Some(before) = seen.insert(requests[index].session, index) {
+            requests[before].last = false;
+            requests[before].turn + 1
+        } else {
+            // Wherever it was cached before the log begins, it is not known.
+            requests[index].rewrite = MicroUsd::ZERO;
+            1
         };
         requests[index].turn = turn;
         requests[index].last = true;
@@ -228,11 +229,13 @@ mod tests {
         ))
         .unwrap();
         let [first, second, third] = log.requests() else { panic!("{log:?}") };
-        assert_eq!((first.session, first.turn, first.last, first.named), (1, 1, true, false));
-        assert_eq!((second.session, second.turn, second.last, second.named), (0, 1, false, true));
-        assert_eq!((third.turn, third.last), (2, true));
-        assert_eq!(second.at, Timestamp::from_secs(1_767_603_600));
-        assert_eq!(second.rewrite, MicroUsd::from_usd(0.95));
+        assert_eq!((first.session, first.turn, first.last, first.named), (0, 1, false, true));
+        assert_eq!((second.session, second.turn, second.last, second.named), (1, 1, true, false));
+        assert_eq!((third.session, third.turn, third.last), (0, 2, true));
+        assert_eq!(first.at, Timestamp::from_secs(1_767_603_600));
+        assert_eq!(first.rewrite, MicroUsd::ZERO);
+        // 92,000 tokens at 6 instead of 0.3 dollars a million.
+        assert_eq!(third.rewrite, MicroUsd::from_usd(0.5244));
         assert_eq!(third.duration, Duration::from_millis(8100));
         assert_eq!(log.start(), Timestamp::from_secs(1_767_603_600));
         assert_eq!(log.end(), Timestamp::from_secs(1_767_607_200));

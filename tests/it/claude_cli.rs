@@ -58,7 +58,7 @@ fn bench_with(behaviour: &str, spares: usize) -> Bench {
     Bench { claude, backend, tasks, _cwd: cwd }
 }
 
-fn fake_claude() -> PathBuf {
+pub(super) fn fake_claude() -> PathBuf {
     let exe = std::env::current_exe().expect("a running test has a path");
     let dir = exe.parent().and_then(Path::parent).expect("tests run from target/<profile>/deps");
     dir.join("examples/fake-claude")

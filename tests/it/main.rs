@@ -9,3 +9,4 @@ mod gateway;
 mod http;
 mod operator;
 mod queue;
+mod reload;

@@ -2,7 +2,8 @@
 //!
 //! Speaks the CLI's protocol on stdin and stdout. The variable `FAKE_CLAUDE` says what happens when a question comes:
 //! `answer`, `hang`, `garbage`, `half-line`, `long-line`, `exit`, `exit-mid-answer`, `exit-when-idle`, `stall-mid-answer`,
-//! `second-start`, `stderr-flood`, `grandchild`, or `play:FILE` for a recorded transcript.
+//! `second-start`, `stderr-flood`, `grandchild`, `until:FILE` for an answer that ends when the file is there, or `play:FILE`
+//! for a recorded transcript.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, to which the rooms of the library mean nothing")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it plays a program that prints")]
@@ -81,6 +82,13 @@ fn answer(behaviour: &str) {
             let child = process::Command::new("sleep").arg("3600").spawn().expect("sleep is on every machine");
             delta(&child.id().to_string());
             hang();
+        }
+        until if until.starts_with("until:") => {
+            begin();
+            while !fs::exists(&until["until:".len()..]).is_ok_and(|exists| exists) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            end();
         }
         play if play.starts_with("play:") => {
             let text = fs::read_to_string(&play["play:".len()..]).expect("the transcript exists");

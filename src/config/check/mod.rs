@@ -45,6 +45,7 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
     models(&file.models, &at("models"), findings);
     selection(&file.account_selection, &at("accountSelection"), findings);
     quota_alerts(&file.quota_alerts, &file.notifications, &at("quotaAlerts"), context, findings);
+    without_effect(&file, findings);
     let subscriptions = subscriptions::check(&file, context, findings);
     let claude = claude(&file.claude, &at("claude"), context, findings);
     let spares = u64::from(claude.spares_per_subscription) * u64::try_from(subscriptions.len()).unwrap_or(u64::MAX);
@@ -74,6 +75,29 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
         rate_limits: file.rate_limits,
         log_filter: context.settings.log_filter.clone().unwrap_or_else(|| "info".to_owned()),
         warnings: Vec::new(),
+    }
+}
+
+/// Says of every field that was changed and that nothing reads yet that it does nothing.
+fn without_effect(file: &raw::File, findings: &mut Findings) {
+    let default = raw::File::default();
+    let (breaker, tracking) = (&file.circuit_breaker, &file.capacity_tracking);
+    let changed = [
+        ("circuitBreaker", "timeout", breaker.timeout != default.circuit_breaker.timeout),
+        (
+            "capacityTracking",
+            "syncIntervalSeconds",
+            tracking.sync_interval_seconds != default.capacity_tracking.sync_interval_seconds,
+        ),
+        ("capacityTracking", "redisKeyPrefix", tracking.redis_key_prefix != default.capacity_tracking.redis_key_prefix),
+        (
+            "capacityTracking",
+            "redisTTLSeconds",
+            tracking.redis_ttl_seconds != default.capacity_tracking.redis_ttl_seconds,
+        ),
+    ];
+    for (section, field, _) in changed.into_iter().filter(|(.., changed)| *changed) {
+        findings.warning(FieldPath::field(section).key(field), "has no effect in this version");
     }
 }
 
