@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from conftest import Start
-from harness.chat import EXACT, user
+from harness.chat import EXACT, ask, user
 from harness.processes import group_members, seconds_until_group_is_gone
 from harness.proxy import Proxy
 from harness.standin import Standin
@@ -120,3 +120,30 @@ def _answers_again(proxy: Proxy, standin: Standin) -> None:
     standin.forget_script()
     answer = proxy.openai().chat.completions.create(model=EXACT, messages=[user("Still there?")])
     assert answer.choices[0].message.content == "You said: Still there?. (turn 1)"
+
+
+def test_no_file_is_left_for_each_request(start: Start, standin: Standin) -> None:
+    """Newer CLI builds register each process in the profile and open a socket for it."""
+    proxy = start(subscriptions=1)
+    client = proxy.openai()
+
+    def files() -> set[str]:
+        places = (proxy.folder / "tmp", *proxy.folder.glob(".claude-*"))
+        return {str(path) for place in places for path in place.rglob("*") if not path.is_dir()}
+
+    def requests() -> None:
+        ask(client, "To its end")
+        ask(client, "Cut by a limit", max_tokens=2)
+        standin.script(SLOW, times=1)
+        events = client.chat.completions.create(model=EXACT, messages=[user("Left")], stream=True)
+        for chunk in events:
+            if chunk.choices[0].delta.content:
+                break
+        events.close()
+        proxy.wait_idle()
+
+    # The first processes of a profile make files that stay.
+    requests()
+    before = files()
+    requests()
+    wait_until(lambda: not files() - before, "the files of the later requests to be gone: " + repr(files() - before), within=5)

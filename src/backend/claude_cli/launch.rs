@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::process::Launch;
 
 /// What a process may inherit: where programs and certificates are, which proxy leads out, language and home.
-const INHERITED: [&str; 20] = [
+const INHERITED: [&str; 19] = [
     "PATH",
     "HOME",
     "USER",
@@ -32,7 +32,6 @@ const INHERITED: [&str; 20] = [
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "NODE_EXTRA_CA_CERTS",
-    "XDG_RUNTIME_DIR",
 ];
 
 /// Settings under which the CLI does what it is asked and nothing else.

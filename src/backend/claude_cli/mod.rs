@@ -15,6 +15,7 @@ mod output;
 mod probe;
 mod process;
 mod spares;
+mod traces;
 mod turn;
 mod usage;
 

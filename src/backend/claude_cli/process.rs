@@ -19,6 +19,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tracing::{debug, warn};
 
+use super::traces::Traces;
 use crate::runtime::tasks::Tasks;
 
 /// How much of what a process writes to stderr is kept for diagnosis.
@@ -110,11 +111,13 @@ pub(super) enum ReadError {
 impl Process {
     /// Starts a process. It has `place` until it is gone.
     pub(super) fn start(launch: &Launch, place: Place, max_line_bytes: usize, tasks: &Tasks) -> io::Result<Self> {
+        let traces = Traces::prepare(&launch.env)?;
         #[expect(clippy::disallowed_methods, reason = "the one home of starting processes")]
         let mut child = Command::new(&launch.command)
             .args(&launch.args)
             .env_clear()
             .envs(launch.env.iter().map(|(name, value)| (name, value)))
+            .envs(traces.env())
             .current_dir(&launch.cwd)
             .process_group(0)
             .stdin(Stdio::piped())
@@ -131,7 +134,7 @@ impl Process {
             ended: AtomicBool::new(false),
             stderr_tail: Mutex::default(),
         });
-        tasks.spawn("claude-cli-watch", watch(child, stderr, Arc::clone(&group), place));
+        tasks.spawn("claude-cli-watch", watch(child, stderr, Arc::clone(&group), traces, place));
         Ok(Self {
             stdin,
             stdout: BufReader::with_capacity(64 * 1024, stdout),
@@ -223,7 +226,7 @@ impl Group {
 }
 
 /// Keeps stderr from filling up and waits for the process, so that no zombie remains.
-async fn watch(mut child: Child, mut stderr: ChildStderr, group: Arc<Group>, place: Place) {
+async fn watch(mut child: Child, mut stderr: ChildStderr, group: Arc<Group>, traces: Traces, place: Place) {
     let drain = async {
         let mut chunk = [0; 4096];
         while let Ok(count @ 1..) = stderr.read(&mut chunk).await {
@@ -248,5 +251,8 @@ async fn watch(mut child: Child, mut stderr: ChildStderr, group: Arc<Group>, pla
     group.kill();
     group.ended.store(true, Ordering::Release);
     drop(place);
+    if let Some(leader) = group.leader {
+        traces.remove(leader.as_raw_nonzero().get()).await;
+    }
     debug!(pid = ?group.leader, ?status, "a CLI process ended");
 }

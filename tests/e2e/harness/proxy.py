@@ -156,7 +156,7 @@ class Proxy:
         self.disconnect()
         code = self.daemon.stop(within)
         assert code == 0, f"exit code {code}\n{self.daemon.log()[-4000:]}"
-        self.assert_no_orphans()
+        self.assert_nothing_left()
 
     def disconnect(self) -> None:
         """Closes this side's connections, so that none keeps the server from ending."""
@@ -164,6 +164,9 @@ class Proxy:
         for client in self._clients:
             client.close()
 
-    def assert_no_orphans(self) -> None:
+    def assert_nothing_left(self) -> None:
+        """Fails if any process, or any temporary file, is left of it. To be called after its end."""
         orphans = with_environment(f"{self.folder}/")
         assert not orphans, f"left behind: {orphans}"
+        files = list((self.folder / "tmp").iterdir())
+        assert not files, f"left behind: {files}"
