@@ -44,7 +44,8 @@ impl Traces {
             removed.push(remove_beginning_with(register, &format!("{pid}.")).await);
         }
         removed.push(self.scratch.close());
-        for error in removed.into_iter().filter_map(Result::err).filter(|error| error.kind() != io::ErrorKind::NotFound) {
+        for error in removed.into_iter().filter_map(Result::err).filter(|error| error.kind() != io::ErrorKind::NotFound)
+        {
             debug!(pid, %error, "a trace of a process remains");
         }
     }
