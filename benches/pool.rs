@@ -1,94 +1,40 @@
 //! What the pool's decisions cost: a request of a known session, a new session among 10 to 10,000 subscriptions, and
-//! rebalancing with a million sessions. Goals: a new session in about a microsecond, and at most three times as long
-//! among 10,000 subscriptions as among 10.
+//! both and rebalancing with a million sessions. Goals: a new session in about a microsecond, and at most three times as
+//! long among 10,000 subscriptions as among 10. How long single calls hold the pool at worst is in `holds`.
 //!
 //! `cargo bench --bench pool`
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use auth_pool::conversation::Family;
-use auth_pool::pool::{
-    Ask, CapacityLimits, Grant, Outcome, Pool, Priority, SessionKey, Settings, Spent, SubscriptionSettings,
-};
-use auth_pool::units::{MicroUsd, Timestamp};
+use auth_pool::pool::{Ask, SessionKey};
+use auth_pool::units::MicroUsd;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+
+mod world;
+
+use world::{World, ask, named};
 
 /// Requests in flight at the same time.
 const BATCH: u64 = 100;
-const STEP: Duration = Duration::from_millis(1);
+const SESSIONS: u64 = 1_000_000;
 
-/// A pool in use, and its time.
-struct World {
-    pool: Pool,
-    now: Timestamp,
-}
-
-impl World {
-    fn new(subscriptions: u64) -> Self {
-        let now = Timestamp::from_secs(1_800_000_000);
-        let subscriptions = (0..subscriptions).map(subscription).collect();
-        let settings = Settings { subscriptions, max_clients: 100_000, ..Settings::default() };
-        Self { pool: Pool::new(settings, now), now }
+/// A pool whose subscriptions have all been used a little, each differently.
+fn used(subscriptions: u64) -> World {
+    let mut world = World::new(subscriptions);
+    for number in 0..subscriptions * 3 {
+        let cost = MicroUsd::from_micros(i64::try_from(1000 + number * 7919 % 50_000).unwrap_or_default());
+        let grant = world.acquire(&ask(SessionKey::Fingerprint(number)));
+        world.finish(grant, cost);
     }
-
-    /// Every subscription has been used a little, each differently.
-    fn used(subscriptions: u64) -> Self {
-        let mut world = Self::new(subscriptions);
-        for number in 0..subscriptions * 3 {
-            let cost = MicroUsd::from_micros(i64::try_from(1000 + number * 7919 % 50_000).unwrap_or_default());
-            let grant = world.acquire(&ask(SessionKey::Fingerprint(number)));
-            world.finish(grant, cost);
-        }
-        world
-    }
-
-    fn acquire(&mut self, ask: &Ask<'_>) -> Option<Grant> {
-        self.now = self.now + STEP;
-        self.pool.acquire(self.now, ask).ok()
-    }
-
-    fn finish(&mut self, grant: Option<Grant>, cost: MicroUsd) {
-        if let Some(grant) = grant {
-            self.pool.finish(self.now, grant.lease, Outcome::Completed, Spent { cost, ..Spent::default() });
-        }
-    }
-}
-
-fn subscription(number: u64) -> SubscriptionSettings {
-    SubscriptionSettings {
-        id: format!("subscription-{number}").into(),
-        email: None,
-        kind: "claude-max".into(),
-        weekly_budget: MicroUsd::from_usd(456.0),
-        max_clients: None,
-        max_concurrent: 1000,
-        enabled: true,
-        priority: Priority::Normal,
-        capacity: CapacityLimits::default(),
-    }
-}
-
-fn ask(session: SessionKey) -> Ask<'static> {
-    Ask {
-        session,
-        family: Family::Sonnet,
-        estimated_cost: MicroUsd::from_micros(1000),
-        estimated_tokens: 1000,
-        priority: Priority::Normal,
-        exclude: &[],
-    }
-}
-
-fn named(number: u64) -> Ask<'static> {
-    ask(SessionKey::Explicit(format!("client/{number:032}").into()))
+    world
 }
 
 /// The time of `turns` acquisitions of new sessions alone, in batches.
 fn new_sessions(world: &mut World, turns: u64) -> Duration {
     let mut spent = Duration::ZERO;
     for batch in 0..turns.div_ceil(BATCH) {
-        let asks: Vec<_> = (0..BATCH).map(|number| named(batch * BATCH + number)).collect();
+        let asks: Vec<_> = (0..BATCH).map(|number| named(SESSIONS + batch * BATCH + number)).collect();
         let begun = Instant::now();
         let grants: Vec<_> = asks.iter().map(|ask| black_box(world.acquire(ask))).collect();
         spent += begun.elapsed();
@@ -103,11 +49,14 @@ fn new_sessions(world: &mut World, turns: u64) -> Duration {
 fn acquire(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("acquire");
     for subscriptions in [10, 1_000, 10_000] {
-        let mut world = World::used(subscriptions);
+        let mut world = used(subscriptions);
         group.bench_function(BenchmarkId::new("new session", subscriptions), |bencher| {
             bencher.iter_custom(|turns| new_sessions(&mut world, turns));
         });
         let known = named(0);
+        group.bench_function(BenchmarkId::new("known session", subscriptions), |bencher| {
+            bencher.iter_custom(|turns| known_sessions(&mut world, turns, |_| known.clone()));
+        });
         group.bench_function(BenchmarkId::new("known session, with its finish", subscriptions), |bencher| {
             bencher.iter(|| {
                 let grant = world.acquire(&known);
@@ -118,19 +67,37 @@ fn acquire(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn rebalance(criterion: &mut Criterion) {
-    let mut world = World::new(10_000);
-    for number in 0..1_000_000 {
-        let grant = world.acquire(&named(number));
+/// The time of `turns` acquisitions of known sessions alone.
+fn known_sessions(world: &mut World, turns: u64, ask: impl Fn(u64) -> Ask<'static>) -> Duration {
+    let mut spent = Duration::ZERO;
+    for turn in 0..turns {
+        let ask = ask(turn);
+        let begun = Instant::now();
+        let grant = black_box(world.acquire(&ask));
+        spent += begun.elapsed();
         world.finish(grant, MicroUsd::ZERO);
     }
+    spent
+}
+
+fn million(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("10,000 subscriptions with 1,000,000 sessions");
+    let mut world = World::with_sessions(10_000, SESSIONS);
+    group.bench_function("new session", |bencher| {
+        bencher.iter_custom(|turns| new_sessions(&mut world, turns));
+    });
+    group.bench_function("known session, any of them", |bencher| {
+        // A prime, so that neighbours in time are far apart in memory.
+        bencher.iter_custom(|turns| known_sessions(&mut world, turns, |turn| named(turn * 104_729 % SESSIONS)));
+    });
     let dear = world.acquire(&named(0));
     world.finish(dear, MicroUsd::from_usd(20.0));
     world.now = world.now + Duration::from_mins(5);
-    criterion.bench_function("rebalance 10,000 subscriptions with 1,000,000 sessions", |bencher| {
+    group.bench_function("rebalance", |bencher| {
         bencher.iter(|| black_box(world.pool.rebalance(world.now)));
     });
+    group.finish();
 }
 
-criterion_group!(benches, acquire, rebalance);
+criterion_group!(benches, acquire, million);
 criterion_main!(benches);

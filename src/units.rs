@@ -25,6 +25,11 @@ impl Timestamp {
         Self(secs.saturating_mul(1000))
     }
 
+    /// The instant that `text` names in RFC 3339, for example `2026-11-21T04:04:42.000Z`.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        text.parse::<jiff::Timestamp>().ok().map(|instant| Self(instant.as_millisecond()))
+    }
+
     /// Milliseconds since the Unix epoch.
     pub const fn as_millis(self) -> i64 {
         self.0

@@ -8,6 +8,7 @@ mod alerts;
 mod parts;
 mod reload;
 mod upkeep;
+mod usage_poll;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::config::{Config, Env, Overrides};
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server::Server;
+use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
 
@@ -65,6 +67,7 @@ impl App {
         let catalog = parts::catalog(&config, &facts);
         parts::prepare_spares(&config, &backends, &catalog);
         let pool = SharedPool::new(parts::pool(&config));
+        let usage_poll = UsagePoll::start(&pool, &config, &backends, &tasks, &stop);
         let settings = parts::gateway_settings(&config);
         let backends = parts::as_backends(backends);
         let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), settings, tasks.clone());
@@ -82,8 +85,15 @@ impl App {
             let alerts = alerts.clone();
             move || alerts.view()
         });
-        let target =
-            reload::Target { pool, gateway: gateway.clone(), server: server.settings(), alerts, profiles, facts };
+        let target = reload::Target {
+            pool,
+            gateway: gateway.clone(),
+            server: server.settings(),
+            alerts,
+            usage_poll,
+            profiles,
+            facts,
+        };
         reload::start(target, &config, env, overrides, &tasks, &stop);
         let server = tasks.spawn("server", server.run(drain.clone(), kill.clone()));
         Ok(Self { gateway, claude, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::alerts;
 use super::parts::{self, Profiles};
+use super::usage_poll::UsagePoll;
 use crate::alert::Alerts;
 use crate::backend::claude_cli::CliFacts;
 use crate::config::{Config, Env, Overrides, Problems, Watcher};
@@ -25,6 +26,7 @@ pub(super) struct Target {
     pub gateway: PooledGateway,
     pub server: Arc<ArcSwap<server::Settings>>,
     pub alerts: Alerts,
+    pub usage_poll: UsagePoll,
     pub profiles: Profiles,
     pub facts: CliFacts,
 }
@@ -73,6 +75,7 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     let catalog = parts::catalog(new, &target.facts);
     target.profiles.claude.retain(parts::spare_settings(new).max_spares, parts::enabled(new, &backends));
     parts::prepare_spares(new, &backends, &catalog);
+    target.usage_poll.apply(new, &backends);
     target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.server.store(Arc::new(parts::server_settings(new)));

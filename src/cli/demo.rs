@@ -28,6 +28,9 @@ const QUESTION: &str = "In one sentence: what does a pool of subscriptions do?";
 /// How long the demo waits for a process to be ready before it sends its request.
 const SPARE_LIMIT: Duration = Duration::from_secs(15);
 
+/// How long the demo waits for the request's cost.
+const SETTLE_LIMIT: Duration = Duration::from_secs(3);
+
 /// The pause between two words of an answer.
 const CHUNK_DELAY_MS: u64 = 30;
 
@@ -194,7 +197,7 @@ async fn ask(addr: SocketAddr) -> anyhow::Result<()> {
 
 /// Which subscription served, and why: what the pool itself says.
 async fn explain(addr: SocketAddr) -> anyhow::Result<()> {
-    let debug: Value = reqwest::get(format!("http://{addr}/debug/auth-pool")).await?.json().await?;
+    let debug = settled(addr).await?;
     let decision = debug["decisions"].as_array().and_then(|decisions| decisions.first()).unwrap_or(&Value::Null);
     let scores: Vec<String> = decision["candidates"]
         .as_array()
@@ -223,6 +226,18 @@ async fn explain(addr: SocketAddr) -> anyhow::Result<()> {
         ));
     }
     Ok(())
+}
+
+/// The pool's own view, once the CLI has said what the answer cost; that is a moment after the answer.
+async fn settled(addr: SocketAddr) -> anyhow::Result<Value> {
+    let begun = Instant::now();
+    loop {
+        let debug: Value = reqwest::get(format!("http://{addr}/debug/auth-pool")).await?.json().await?;
+        if debug["totals"]["inFlight"] == 0 || begun.elapsed() > SETTLE_LIMIT {
+            return Ok(debug);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Text without a line end, at once.

@@ -46,6 +46,16 @@ enum Command {
     Standin(standin::Args),
 }
 
+impl Cli {
+    /// What is logged when `LOG_LEVEL` does not say: of a demo only what goes wrong, so that it can be read.
+    pub const fn default_log_filter(&self) -> &'static str {
+        match self.command {
+            Command::Demo(_) => "warn",
+            _ => "info",
+        }
+    }
+}
+
 /// Runs the command that the arguments name. `env` is the process environment.
 pub fn run(cli: Cli, env: &Env) -> ExitCode {
     match cli.command {

@@ -255,6 +255,8 @@ pub struct Claude {
     pub spares_per_subscription: u32,
     /// The longest line accepted from the CLI, in bytes.
     pub max_line_bytes: u64,
+    /// How often an idle process of each subscription is asked how full the provider's windows are; `None` is never.
+    pub usage_poll_interval: Option<Duration>,
 }
 
 /// How clients are served.

@@ -254,6 +254,9 @@ pub(super) struct Claude {
     /// The longest line accepted from the CLI, in bytes.
     #[schemars(range(min = 65_536, max = 1_073_741_824))]
     pub(super) max_line_bytes: u64,
+    /// How often an idle process of each subscription is asked how full the provider's windows are; a number counts
+    /// seconds, 0 switches it off.
+    pub(super) usage_poll_interval: Span,
 }
 
 impl Default for Claude {
@@ -266,6 +269,7 @@ impl Default for Claude {
             max_processes: 32,
             spares_per_subscription: 1,
             max_line_bytes: 16 * 1024 * 1024,
+            usage_poll_interval: Span::text("5m"),
         }
     }
 }

@@ -459,6 +459,22 @@ fn the_queue_has_a_bound_and_a_deadline() {
 }
 
 #[test]
+fn usage_is_polled_now_and_then_or_never() {
+    let home = Home::new();
+    let interval = |value: Value| {
+        let config = home.load(&json!({"claude": {"usagePollInterval": value}})).unwrap();
+        config.claude.usage_poll_interval
+    };
+    assert_eq!(home.load(&json!({})).unwrap().claude.usage_poll_interval, Some(Duration::from_mins(5)));
+    assert_eq!(interval(json!("90s")), Some(Duration::from_secs(90)));
+    assert_eq!((interval(json!(0)), interval(json!("0s"))), (None, None));
+    assert_eq!(
+        home.problems(&json!({"claude": {"usagePollInterval": 0.5}})),
+        ["claude.usagePollInterval: must be 0 or at least 1s"]
+    );
+}
+
+#[test]
 fn rules_that_cross_fields() {
     let home = Home::new();
     assert_eq!(

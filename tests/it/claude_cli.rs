@@ -64,7 +64,7 @@ pub(super) fn fake_claude() -> PathBuf {
     dir.join("examples/fake-claude")
 }
 
-fn request(texts: &[&str]) -> Request {
+pub(super) fn request(texts: &[&str]) -> Request {
     let turns = texts.iter().enumerate().map(|(position, text)| Turn {
         role: if position % 2 == 0 { Role::User } else { Role::Assistant },
         blocks: vec![Block::Text((*text).to_owned())],
@@ -221,7 +221,7 @@ async fn requests_beyond_the_most_processes_wait_for_a_place() {
     until(|| bench.claude.counts().running == 0).await;
 }
 
-async fn until(condition: impl Fn() -> bool) {
+pub(super) async fn until(condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < Duration::from_secs(10), "it did not happen in ten seconds");

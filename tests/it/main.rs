@@ -10,3 +10,4 @@ mod http;
 mod operator;
 mod queue;
 mod reload;
+mod usage;

@@ -18,21 +18,21 @@ use super::claude_cli::fake_claude;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A home directory with CLI profiles, a configuration file in it, and the proxy that follows the file.
-struct Proxy {
-    app: App,
+pub(super) struct Proxy {
+    pub(super) app: App,
     home: tempfile::TempDir,
     client: reqwest::Client,
 }
 
 /// A subscription of the file that does `behaviour`.
-fn member(id: &str, behaviour: &str) -> Value {
+pub(super) fn member(id: &str, behaviour: &str) -> Value {
     json!({
         "id": id, "type": "claude-max", "configDir": format!("~/.claude-{id}"), "weeklyBudget": 1_000_000,
         "env": { "FAKE_CLAUDE": behaviour },
     })
 }
 
-fn file(members: &[Value]) -> Value {
+pub(super) fn file(members: &[Value]) -> Value {
     json!({
         "subscriptions": members,
         "claude": { "command": fake_claude(), "maxProcesses": 8, "sparesPerSubscription": 1 },
@@ -41,7 +41,7 @@ fn file(members: &[Value]) -> Value {
 
 impl Proxy {
     /// With profiles for `ids`, and `file` at `path` in the home directory.
-    async fn start(ids: impl IntoIterator<Item = String>, path: &str, file: &Value) -> Self {
+    pub(super) async fn start(ids: impl IntoIterator<Item = String>, path: &str, file: &Value) -> Self {
         let home = tempfile::tempdir().unwrap();
         for id in ids {
             make_profile(home.path(), &id);
@@ -79,17 +79,17 @@ impl Proxy {
         self.client.get(self.url(path)).send().await.unwrap().json().await.unwrap()
     }
 
-    async fn debug(&self) -> Value {
+    pub(super) async fn debug(&self) -> Value {
         self.get("/debug/auth-pool").await
     }
 
     /// The view of one subscription.
-    async fn view(&self, id: &str) -> Option<Value> {
+    pub(super) async fn view(&self, id: &str) -> Option<Value> {
         let debug = self.debug().await;
         debug["status"].as_array().unwrap().iter().find(|view| view["id"] == id).cloned()
     }
 
-    async fn ask(&self) -> reqwest::Response {
+    pub(super) async fn ask(&self) -> reqwest::Response {
         ask(&self.client, &self.url("/v1/chat/completions"), false).await
     }
 
@@ -107,7 +107,7 @@ impl Proxy {
     }
 
     /// Waits until `GET /debug/auth-pool` fulfils `condition`, and tells how long that took.
-    async fn until(&self, condition: impl Fn(&Value) -> bool) -> Duration {
+    pub(super) async fn until(&self, condition: impl Fn(&Value) -> bool) -> Duration {
         let begun = Instant::now();
         loop {
             let debug = self.debug().await;

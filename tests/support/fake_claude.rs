@@ -2,15 +2,17 @@
 //!
 //! Speaks the CLI's protocol on stdin and stdout. The variable `FAKE_CLAUDE` says what happens when a question comes:
 //! `answer`, `hang`, `garbage`, `half-line`, `long-line`, `exit`, `exit-mid-answer`, `exit-when-idle`, `stall-mid-answer`,
-//! `second-start`, `stderr-flood`, `grandchild`, `until:FILE` for an answer that ends when the file is there, or `play:FILE`
-//! for a recorded transcript.
+//! `second-start`, `stderr-flood`, `grandchild`, `until:FILE` for an answer that ends when the file is there,
+//! `limited:SECONDS` for a refusal until then, or `play:FILE` for a recorded transcript.
+//!
+//! `FAKE_CLAUDE_USAGE` is what it answers when asked for its usage (JSON), or `hang`, `refuse` or `exit`.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, to which the rooms of the library mean nothing")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it plays a program that prints")]
 #![expect(clippy::expect_used, reason = "a test's helper fails loudly")]
 
 use std::io::{BufRead as _, Write as _};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{env, fs, io, process, thread};
 
 fn main() {
@@ -28,6 +30,7 @@ fn main() {
         let Ok(line) = line else { return };
         let message: serde_json::Value = serde_json::from_str(&line).expect("the proxy writes JSON lines");
         match message["type"].as_str() {
+            Some("control_request") if message["request"]["subtype"] == "get_usage" => usage(&message["request_id"]),
             Some("control_request") => {
                 let id = &message["request_id"];
                 say(&format!(r#"{{"type":"control_response","response":{{"subtype":"success","request_id":{id}}}}}"#));
@@ -43,6 +46,22 @@ fn main() {
             Some("user") => answer(&behaviour),
             _ => {}
         }
+    }
+}
+
+/// Other lines may come before the answer.
+fn usage(id: &serde_json::Value) {
+    let usage = env::var("FAKE_CLAUDE_USAGE").unwrap_or_else(|_| r#"{"rate_limits_available":false}"#.to_owned());
+    say(r#"{"type":"system","subtype":"status"}"#);
+    match usage.as_str() {
+        "hang" => {}
+        "exit" => process::exit(7),
+        "refuse" => say(&format!(
+            r#"{{"type":"control_response","response":{{"subtype":"error","request_id":{id},"error":"unknown subtype"}}}}"#
+        )),
+        usage => say(&format!(
+            r#"{{"type":"control_response","response":{{"subtype":"success","request_id":{id},"response":{usage}}}}}"#
+        )),
     }
 }
 
@@ -89,6 +108,18 @@ fn answer(behaviour: &str) {
                 thread::sleep(Duration::from_millis(5));
             }
             end();
+        }
+        limited if limited.starts_with("limited:") => {
+            let seconds: u64 = limited["limited:".len()..].parse().expect("a number");
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+            let reset = now.as_secs() + seconds;
+            say(&format!(
+                r#"{{"type":"rate_limit_event","rate_limit_info":{{"status":"rejected","resetsAt":{reset},"rateLimitType":"five_hour"}}}}"#
+            ));
+            say(r#"{"type":"assistant","error":"rate_limit"}"#);
+            say(
+                r#"{"type":"result","subtype":"success","is_error":true,"api_error_status":429,"num_turns":1,"result":"limited"}"#,
+            );
         }
         play if play.starts_with("play:") => {
             let text = fs::read_to_string(&play["play:".len()..]).expect("the transcript exists");

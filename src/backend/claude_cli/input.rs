@@ -39,6 +39,17 @@ pub(super) const WARM_UP: &str = "warm-up";
 /// Asks for the CLI's version.
 pub(super) const VERSION: &str = "version";
 
+/// Asks how full the subscription's windows are.
+pub(super) const USAGE: &str = "usage";
+
+/// The line that asks an idle process how full its subscription's windows are. Its own statistics, which some builds add
+/// unless told not to, are none of the pool's business.
+pub(super) fn usage() -> Vec<u8> {
+    let mut lines = Vec::new();
+    control(&mut lines, USAGE, &json!({ "subtype": "get_usage", "skip_behaviors": true }));
+    lines
+}
+
 /// The lines that ask a fresh process about itself.
 pub(super) fn probe() -> Vec<u8> {
     let mut lines = Vec::new();

@@ -17,6 +17,7 @@ mod process;
 mod spares;
 mod traces;
 mod turn;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +28,7 @@ pub use launch::Profile;
 pub use probe::CliFacts;
 pub use spares::{ProcessCounts, SpareSettings};
 pub use turn::Timers;
+pub use usage::{Polled, UsageProbe};
 
 use super::{Backend, EventStream};
 use crate::conversation::{Model, Request};
@@ -116,6 +118,11 @@ impl ClaudeCliBackend {
         let Settings { command, cwd, own_env, .. } = &self.settings;
         let launch = launch::launch(command, &self.profile, "sonnet", cwd, own_env);
         probe::probe(&self.spares, &launch).await
+    }
+
+    /// Asks idle processes of this subscription how full its windows are.
+    pub fn usage_probe(&self) -> UsageProbe {
+        UsageProbe::new(self.spares.clone(), self.launch(&Model::named("")))
     }
 
     fn launch(&self, model: &Model) -> Arc<Launch> {

@@ -89,6 +89,10 @@ struct Shared {
 struct State {
     /// Ready processes, the longest waiting first.
     ready: VecDeque<Spare>,
+    /// The kinds of those that are out for a moment and come back, see [`Spares::lend`].
+    lent: Vec<Arc<Launch>>,
+    /// How many wait for a place for their process.
+    waiting_for_place: usize,
     /// Kinds in demand, the most recently used first.
     demand: VecDeque<Demand>,
     /// Before this no process is made; set by the first request since the last one was.
@@ -123,6 +127,51 @@ pub(super) struct Obtained {
 /// Keeps others from starting while it is held, but for [`START_LIMIT`] at most: one that hangs must not stop everybody.
 #[derive(Debug)]
 pub(super) struct Starting(#[expect(dead_code, reason = "its drop is what counts")] oneshot::Sender<()>);
+
+/// A spare that is asked something. It goes back when it was left clean, and else is killed, when this is dropped.
+#[derive(Debug)]
+pub(super) struct Lent {
+    spares: Spares,
+    launch: Arc<Launch>,
+    process: Option<Process>,
+    is_clean: bool,
+}
+
+impl Lent {
+    /// The process.
+    pub(super) fn process(&mut self) -> Option<&mut Process> {
+        self.process.as_mut()
+    }
+
+    /// Says that the process is as it was before: everything that was asked is answered.
+    pub(super) fn is_clean(&mut self) {
+        self.is_clean = true;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let process = self.process.take();
+        let kept = if self.is_clean { process } else { None };
+        self.spares.take_back(&self.launch, kept);
+    }
+}
+
+/// Counts among those who wait for a place while it lives.
+struct WaitingForPlace<'a>(&'a Spares);
+
+impl<'a> WaitingForPlace<'a> {
+    fn new(spares: &'a Spares) -> Self {
+        spares.state().waiting_for_place += 1;
+        Self(spares)
+    }
+}
+
+impl Drop for WaitingForPlace<'_> {
+    fn drop(&mut self) {
+        self.0.state().waiting_for_place -= 1;
+    }
+}
 
 /// Why no process could be had.
 #[derive(Debug, thiserror::Error)]
@@ -216,12 +265,46 @@ impl Spares {
         let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             permit
         } else {
+            let _waiting = WaitingForPlace::new(self);
             // The oldest spare goes; its place is free when it is gone.
             let oldest = self.state().ready.pop_front();
             drop(oldest);
             Arc::clone(permits).acquire_owned().await.map_err(|_| StartError::Closed)?
         };
         Ok(Place::new(permit, &self.0.wake))
+    }
+
+    /// A spare of any model that differs from `kind` in nothing else, for a question that leaves it as it is. `None` when
+    /// there is none that is ready.
+    pub(super) fn lend(&self, kind: &Launch) -> Option<Lent> {
+        let mut state = self.state();
+        state.sweep();
+        // The youngest: requests take the oldest of theirs.
+        let position = state.ready.iter().rposition(|spare| kind.is_same_but_for_the_model(&spare.launch))?;
+        let spare = state.ready.remove(position)?;
+        state.lent.push(Arc::clone(&spare.launch));
+        Some(Lent { spares: self.clone(), launch: spare.launch, process: Some(spare.process), is_clean: false })
+    }
+
+    /// Takes back what was lent. `process` is `None` when it cannot be used any more.
+    fn take_back(&self, launch: &Arc<Launch>, process: Option<Process>) {
+        let mut state = self.state();
+        if let Some(position) = state.lent.iter().position(|lent| lent == launch) {
+            state.lent.swap_remove(position);
+        }
+        // Meanwhile somebody may wait for its place, its subscription may be gone, or everything may be over.
+        let is_wanted =
+            !state.closed && state.waiting_for_place == 0 && state.demand.iter().any(|kind| kind.launch == *launch);
+        let unwanted = match process {
+            Some(process) if is_wanted => {
+                state.ready.push_back(Spare { launch: Arc::clone(launch), process });
+                None
+            }
+            process => process,
+        };
+        drop(state);
+        drop(unwanted);
+        self.0.wake.notify_one();
     }
 
     fn start_in(&self, launch: &Launch, place: Place) -> Result<Process, StartError> {
@@ -262,7 +345,7 @@ impl Spares {
 
     pub(super) fn counts(&self) -> ProcessCounts {
         let state = self.state();
-        let spare = state.ready.len();
+        let spare = state.ready.len() + state.lent.len();
         let all = self.0.settings.max_processes - self.0.permits.available_permits();
         ProcessCounts { running: all.saturating_sub(spare), spare, started: state.started }
     }
@@ -281,17 +364,18 @@ impl Spares {
         }
         state.refill_at = None;
         state.sweep();
-        let State { ready, demand, max_spares, .. } = &mut *state;
+        let State { ready, lent, demand, max_spares, .. } = &mut *state;
         // The kind used last keeps its spare however long ago that was.
         let mut newest = true;
         demand.retain(|kind| std::mem::take(&mut newest) || now.duration_since(kind.used) < settings.idle_timeout);
         ready.retain(|spare| demand.iter().any(|kind| kind.launch == spare.launch));
         let wanted = demand.iter().take(max_spares.div_ceil(settings.spares_per_kind.max(1))).find(|kind| {
-            let have = ready.iter().filter(|spare| spare.launch == kind.launch).count();
+            let ready = ready.iter().filter(|spare| spare.launch == kind.launch).count();
+            let have = ready + lent.iter().filter(|launch| **launch == kind.launch).count();
             have < settings.spares_per_kind && kind.not_before.is_none_or(|instant| instant <= now)
         })?;
         let launch = Arc::clone(&wanted.launch);
-        if ready.len() >= *max_spares {
+        if ready.len() + lent.len() >= *max_spares {
             // Make room with a spare of the kind that was used longest ago.
             let rank = |spare: &Spare| demand.iter().position(|kind| kind.launch == spare.launch);
             let victim = (0..ready.len()).max_by_key(|index| rank(&ready[*index]))?;

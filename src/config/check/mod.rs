@@ -17,7 +17,7 @@ use super::model::{CapacityTracking, CircuitBreaker, Claude, Config, Rebalancing
 use super::problem::{FieldPath, Findings};
 use super::raw;
 use super::sections::{AccountSelection, QuotaAlerts, Strategy};
-use super::span::{DAY, SECOND, Unit};
+use super::span::{DAY, SECOND, Span, Unit};
 use super::structure::nearest;
 use crate::conversation::{Catalog, Family};
 use crate::units::MicroUsd;
@@ -192,7 +192,17 @@ fn claude(section: &raw::Claude, at: &FieldPath, context: &Context<'_>, findings
         max_processes: section.max_processes,
         spares_per_subscription: section.spares_per_subscription,
         max_line_bytes: section.max_line_bytes,
+        usage_poll_interval: usage_poll_interval(&section.usage_poll_interval, &at.key("usagePollInterval"), findings),
     }
+}
+
+/// Nothing, or long enough not to be a burden on the provider.
+fn usage_poll_interval(span: &Span, at: &FieldPath, findings: &mut Findings) -> Option<Duration> {
+    let interval = span.resolve(at, Unit::Seconds, Duration::ZERO..=DAY, findings);
+    if !interval.is_zero() && interval < SECOND {
+        findings.problem(at, "must be 0 or at least 1s");
+    }
+    (!interval.is_zero()).then_some(interval)
 }
 
 /// A name is left to `PATH`; a path is made absolute, because processes start in a directory of their own. That it is
