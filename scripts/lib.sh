@@ -27,7 +27,7 @@ claude_cli() {
   local folder=$root/tests/cli/$version
   local binary=$folder/node_modules/.bin/claude
   [[ -f $folder/package-lock.json ]] || die "no such pinned CLI: $version (there are: $(pinned_versions))"
-  if [[ $("$binary" --version 2>/dev/null || true) != "$version "* ]]; then
+  if [[ $("$binary" --version 2>/dev/null || true) != "$version "* ]] || ! follows_lock "$folder"; then
     need npm "the official Claude CLI is installed with it (https://nodejs.org)"
     say "installing the official Claude CLI $version into tests/cli/$version (a few hundred MB, once)"
     # Progress belongs on stderr: stdout is the path.
@@ -37,6 +37,16 @@ claude_cli() {
     [[ $("$binary" --version) == "$version "* ]] || die "$binary does not run"
   fi
   printf '%s\n' "$binary"
+}
+
+# follows_lock FOLDER: whether what is installed there is what its lock file says, by the packages' checksums.
+follows_lock() {
+  local installed=$1/node_modules/.package-lock.json
+  [[ -f $installed && -z $(comm -23 <(checksums "$installed") <(checksums "$1/package-lock.json")) ]]
+}
+
+checksums() {
+  grep -oE '"integrity": "[^"]+"' "$1" | sort -u
 }
 
 pinned_versions() {
