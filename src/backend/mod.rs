@@ -6,6 +6,8 @@
 pub mod claude_cli;
 mod failure;
 
+use std::sync::Arc;
+
 use futures_util::stream::BoxStream;
 
 pub use failure::{Failure, FailureKind, Fault};
@@ -15,8 +17,22 @@ use crate::conversation::{Event, Request};
 /// The answer to a request as it arrives. Ends after its last event, or after the first failure.
 pub type EventStream = BoxStream<'static, Result<Event, Failure>>;
 
+/// On whose behalf a request runs: what one caller left behind is never used for another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// The name of the client's key; `anonymous` where no keys are configured.
+    pub client: Arc<str>,
+}
+
+impl Caller {
+    /// Whoever calls where no keys are configured.
+    pub fn anonymous() -> Self {
+        Self { client: "anonymous".into() }
+    }
+}
+
 /// Something that can execute requests for one subscription.
 pub trait Backend: Send + Sync {
-    /// Starts to execute `request`. Never blocks.
-    fn run(&self, request: &Request) -> EventStream;
+    /// Starts to execute `request` for `caller`. Never blocks.
+    fn run(&self, request: &Request, caller: &Caller) -> EventStream;
 }

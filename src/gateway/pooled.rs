@@ -24,7 +24,7 @@ use super::{
     SessionHint, Settings, operate,
 };
 use crate::backend::claude_cli::ClaudeCli;
-use crate::backend::{Backend, Failure, FailureKind, Fault};
+use crate::backend::{Backend, Caller, Failure, FailureKind, Fault};
 use crate::conversation::{Block, Catalog, Event, Usage};
 use crate::pool::{Ask, Pool, Refusal, RefusalReason, SessionKey};
 use crate::runtime::clock;
@@ -250,7 +250,8 @@ impl PooledGateway {
             return Err(Failure::new(FailureKind::Spawn, "the subscription has no backend"));
         };
         let request = &call.request;
-        let mut attempt = Attempt::new(backend.run(request), lease, request.model.price, self.0.tasks.clone());
+        let caller = Caller { client: Arc::clone(&call.client) };
+        let mut attempt = Attempt::new(backend.run(request, &caller), lease, request.model.price, self.0.tasks.clone());
         let mut begun = Vec::with_capacity(2);
         while let Some(event) = attempt.next().await.transpose()? {
             let is_seen = if call.stream { event.is_content() } else { matches!(event, Event::Finished { .. }) };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use auth_pool::backend::claude_cli::{ClaudeCli, ClaudeCliBackend, Profile, Settings, SpareSettings, Timers};
-use auth_pool::backend::{Backend as _, Failure, FailureKind};
+use auth_pool::backend::{Backend as _, Caller, Failure, FailureKind};
 use auth_pool::config::Env;
 use auth_pool::conversation::{Block, Event, Model, Options, Request, Role, StopReason, Turn, Usage};
 use auth_pool::runtime::tasks::Tasks;
@@ -86,7 +86,7 @@ async fn run(behaviour: &str) -> (Vec<Event>, Option<Failure>) {
 
 async fn collect(bench: &Bench, request: &Request) -> (Vec<Event>, Option<Failure>) {
     let mut events = Vec::new();
-    let mut stream = bench.backend.run(request);
+    let mut stream = bench.backend.run(request, &Caller::anonymous());
     while let Some(item) = stream.next().await {
         match item {
             Ok(event) => events.push(event),
@@ -161,14 +161,14 @@ async fn a_missing_cli_is_a_spawn_failure() {
         },
     };
     let backend = bench.claude.backend(Profile::default(), settings);
-    let first = backend.run(&request(&["hi"])).next().await.expect("an answer");
+    let first = backend.run(&request(&["hi"]), &Caller::anonymous()).next().await.expect("an answer");
     assert_eq!(first.expect_err("it cannot start").kind, FailureKind::Spawn);
 }
 
 #[tokio::test]
 async fn dropping_the_stream_kills_the_whole_group() {
     let bench = bench("grandchild");
-    let mut stream = bench.backend.run(&request(&["hi"]));
+    let mut stream = bench.backend.run(&request(&["hi"]), &Caller::anonymous());
     let Some(Ok(Event::Text(pid))) = stream.next().await else { panic!("the grandchild's id comes first") };
     let grandchild = PathBuf::from(format!("/proc/{pid}/stat"));
     assert!(is_running(&grandchild));
@@ -213,7 +213,7 @@ async fn a_spare_that_died_unnoticed_is_replaced() {
 #[tokio::test]
 async fn requests_beyond_the_most_processes_wait_for_a_place() {
     let bench = bench("hang");
-    let mut streams: Vec<_> = (0..5).map(|_| bench.backend.run(&request(&["hi"]))).collect();
+    let mut streams: Vec<_> = (0..5).map(|_| bench.backend.run(&request(&["hi"]), &Caller::anonymous())).collect();
     let all = futures_util::future::join_all(streams.iter_mut().map(StreamExt::next));
     assert!(tokio::time::timeout(Duration::from_millis(500), all).await.is_err(), "nobody is answered");
     assert_eq!(bench.claude.counts().started, 4, "four places, five requests");

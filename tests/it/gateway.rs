@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use auth_pool::backend::claude_cli::{ClaudeCli, SpareSettings};
-use auth_pool::backend::{Backend, EventStream, Failure, FailureKind};
+use auth_pool::backend::{Backend, Caller, EventStream, Failure, FailureKind};
 use auth_pool::conversation::{
     Block, Catalog, Event, LimitReport, LimitStatus, Model, Options, Request, Role, StopReason, Turn, Usage, Window,
 };
@@ -58,7 +58,7 @@ impl Drop for Open {
 }
 
 impl Backend for Scripted {
-    fn run(&self, _: &Request) -> EventStream {
+    fn run(&self, _: &Request, _: &Caller) -> EventStream {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         let answers = self.answers.lock().expect("no test panics while it holds this");
         let answer = answers[call.min(answers.len() - 1)].clone();

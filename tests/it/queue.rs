@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use auth_pool::backend::{Backend, EventStream, Failure, FailureKind};
+use auth_pool::backend::{Backend, Caller, EventStream, Failure, FailureKind};
 use auth_pool::conversation::{Block, Event, Request};
 use auth_pool::gateway::{
     Answer, Call, Gateway as _, GatewayError, Priority, QueueSettings, RefusalReason, SessionHint, Settings,
@@ -52,7 +52,7 @@ impl Drop for Running {
 }
 
 impl Backend for Gate {
-    fn run(&self, request: &Request) -> EventStream {
+    fn run(&self, request: &Request, _caller: &Caller) -> EventStream {
         let Block::Text(name) = &request.turns[0].blocks[0] else { panic!("no text") };
         self.order.lock().unwrap().push(name.clone());
         let now = self.running.fetch_add(1, Ordering::SeqCst) + 1;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use auth_pool::backend::Backend as _;
 use auth_pool::backend::claude_cli::{
     ClaudeCli, ClaudeCliBackend, Polled, ProcessCounts, Profile, Settings, SpareSettings, Timers,
 };
+use auth_pool::backend::{Backend as _, Caller};
 use auth_pool::config::Env;
 use auth_pool::conversation::{LimitStatus, Model, Window};
 use auth_pool::runtime::tasks::Tasks;
@@ -84,7 +84,7 @@ async fn an_idle_process_tells_and_is_as_good_as_before() {
         bench.assert_counts(0, 1, 1);
     }
     // The same process serves the next request.
-    let mut events = bench.backend.run(&request(&["hi"]));
+    let mut events = bench.backend.run(&request(&["hi"]), &Caller::anonymous());
     assert!(events.next().await.unwrap().is_ok());
     assert_eq!(bench.claude.counts().started, 1);
     while events.next().await.is_some() {}
@@ -156,13 +156,13 @@ async fn a_request_that_waits_for_a_place_gets_that_of_the_process_that_was_aske
         request.model = Model::named(model).into();
         request
     };
-    let mut first = bench.backend.run(&other("claude-opus-4-8"));
+    let mut first = bench.backend.run(&other("claude-opus-4-8"), &Caller::anonymous());
     assert!(first.next().await.unwrap().is_ok());
     let probe = bench.backend.usage_probe();
     for _ in 0..20 {
         let (polled, events) = tokio::join!(probe.poll(), async {
             let begun = Instant::now();
-            let mut second = bench.backend.run(&other("claude-haiku-4-5"));
+            let mut second = bench.backend.run(&other("claude-haiku-4-5"), &Caller::anonymous());
             assert!(second.next().await.unwrap().is_ok());
             assert!(begun.elapsed() < Duration::from_secs(4), "it waited for the place of a process that was idle");
             second.collect::<Vec<_>>().await

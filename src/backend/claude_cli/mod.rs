@@ -30,7 +30,7 @@ pub use spares::{ProcessCounts, SpareSettings};
 pub use turn::Timers;
 pub use usage::{Polled, UsageProbe};
 
-use super::{Backend, EventStream};
+use super::{Backend, Caller, EventStream};
 use crate::conversation::{Model, Request};
 use crate::runtime::tasks::Tasks;
 use process::Launch;
@@ -132,7 +132,7 @@ impl ClaudeCliBackend {
 }
 
 impl Backend for ClaudeCliBackend {
-    fn run(&self, request: &Request) -> EventStream {
+    fn run(&self, request: &Request, _caller: &Caller) -> EventStream {
         let job = turn::Job::new(self.launch(&request.model), request);
         turn::run(job, self.spares.clone(), self.settings.timers, &self.tasks)
     }
