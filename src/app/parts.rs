@@ -165,6 +165,7 @@ pub(super) fn pool_settings(config: &Config) -> pool::Settings {
         max_clients: config.max_clients_per_subscription,
         weekly_budget_threshold: config.weekly_budget_threshold,
         selection: selection(config),
+        organizations: std::collections::HashMap::new(),
         rebalancing: rebalancing(config),
         breaker: pool::BreakerSettings {
             failure_threshold: if breaker.enabled { breaker.failure_threshold } else { u32::MAX },
@@ -221,6 +222,7 @@ fn subscription(config: &Config, subscription: &config::Subscription) -> Subscri
             config::Priority::Normal => pool::Priority::Normal,
             config::Priority::High => pool::Priority::High,
         },
+        organization: None,
         capacity: capacity(config, subscription),
     }
 }

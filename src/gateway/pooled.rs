@@ -377,6 +377,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
         estimated_tokens: input,
         priority: call.priority,
         exclude,
+        only: None,
     }
 }
 
