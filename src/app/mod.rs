@@ -5,6 +5,7 @@
 //! every task is waited for.
 
 mod alerts;
+mod clients;
 mod parts;
 mod reload;
 mod upkeep;
@@ -71,6 +72,7 @@ impl App {
         let settings = parts::gateway_settings(&config);
         let backends = parts::as_backends(backends);
         let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), settings, tasks.clone());
+        gateway.clients().apply(clients::rules(&config));
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?;
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;

@@ -36,9 +36,9 @@ fn organisations_and_the_house_keep_to_their_own() {
     }
     assert_eq!(served, BTreeSet::from(["a1".to_owned(), "a2".to_owned()]));
     let decision = world.acquire(&acme("new")).unwrap().decision;
-    let foreign: Vec<_> = causes(&decision).into_iter().filter(|(_, cause)| cause.is_some()).collect();
-    let not_allowed = |id: &str| (id.to_owned(), Some(Cause::NotAllowed));
-    assert_eq!(foreign, [not_allowed("ours"), not_allowed("o1")]);
+    let foreign: BTreeSet<_> = causes(&decision).into_iter().filter(|(_, cause)| cause.is_some()).collect();
+    let not_allowed = ["ours", "o1"].map(|id| (id.to_owned(), Some(Cause::NotAllowed)));
+    assert_eq!(foreign, BTreeSet::from(not_allowed));
     // Where there is nobody to keep apart, everybody's are used.
     let every: BTreeSet<_> = (0..30).map(|number| world.request(&format!("e{number}")).subscription).collect();
     assert_eq!(every.len(), 4);
