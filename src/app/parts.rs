@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,6 +92,11 @@ impl Profiles {
             oauth_token: subscription.oauth_token_env.as_deref().and_then(|name| self.env.var(name)).map(str::to_owned),
         }
     }
+}
+
+/// The backends of all subscriptions, for who runs no pool.
+pub fn cli_backends(config: &Config, env: &Env, claude: &ClaudeCli, cwd: &Path) -> Vec<(Arc<str>, ClaudeCliBackend)> {
+    Profiles { env: env.clone(), claude: claude.clone(), cwd: cwd.to_owned() }.backends(config)
 }
 
 /// What the installed CLI says of itself.
