@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import, beside itself and `units`. Keep in step with the table in `src/lib.rs`.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("units", &[]),
     ("conversation", &[]),
     ("runtime", &[]),
@@ -18,11 +18,11 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("config", &["conversation", "runtime"]),
     ("standin", &["runtime"]),
     ("alert", &["pool", "runtime"]),
-    ("app", &["server", "api", "gateway", "pool", "backend", "conversation", "config", "alert", "standin", "runtime"]),
+    ("selftest", &["backend", "standin", "conversation", "runtime"]),
+    ("doctor", &["app", "backend", "config", "selftest", "runtime"]),
     (
-        "cli",
+        "app",
         &[
-            "app",
             "server",
             "api",
             "gateway",
@@ -31,6 +31,25 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "conversation",
             "config",
             "alert",
+            "standin",
+            "selftest",
+            "runtime",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "app",
+            "doctor",
+            "server",
+            "api",
+            "gateway",
+            "pool",
+            "backend",
+            "conversation",
+            "config",
+            "alert",
+            "selftest",
             "standin",
             "simulator",
             "runtime",
