@@ -22,13 +22,14 @@ const MOST_VISITS: u64 = 20_000_000;
 
 /// A JSON schema that is checked against the answer here, whatever the provider made of it.
 #[derive(Clone)]
-pub struct OutputCheck(Arc<Compiled>);
+pub struct OutputCheck {
+    compiled: Arc<Compiled>,
+    may_be_fenced: bool,
+}
 
 struct Compiled {
     schema: Value,
     validator: Validator,
-    /// Whether the model was only told in words what to write, so that it may put a code fence around it.
-    may_be_fenced: bool,
 }
 
 impl OutputCheck {
@@ -48,20 +49,18 @@ impl OutputCheck {
         if cost::visits(&schema, 0) > MOST_VISITS {
             return Err("is too complex".to_owned());
         }
-        Ok(Self(Arc::new(Compiled { schema, validator, may_be_fenced: false })))
+        Ok(Self { compiled: Arc::new(Compiled { schema, validator }), may_be_fenced: false })
     }
 
-    /// The same check for a model that knows only by words what to write.
+    /// The same check for a model that knows only by words what to write, so that it may put a code fence around it.
     #[must_use]
     pub fn told_in_words(self) -> Self {
-        Arc::try_unwrap(self.0)
-            .map(|compiled| Self(Arc::new(Compiled { may_be_fenced: true, ..compiled })))
-            .unwrap_or_else(Self)
+        Self { may_be_fenced: true, ..self }
     }
 
     /// Whether a code fence around the answer is not part of it.
     pub fn may_be_fenced(&self) -> bool {
-        self.0.may_be_fenced
+        self.may_be_fenced
     }
 
     /// Checks an answer. The error says what is wrong with it, for the model and for the client.
@@ -72,10 +71,10 @@ impl OutputCheck {
             Err(error) => return Err(format!("it is not valid JSON: {error}")),
         };
         let (values, depth) = cost::extent(&value);
-        if depth > cost::DEEPEST || cost::visits(&self.0.schema, depth).saturating_mul(values) > MOST_VISITS {
+        if depth > cost::DEEPEST || cost::visits(&self.compiled.schema, depth).saturating_mul(values) > MOST_VISITS {
             return Err("it is too deep to be checked against this schema".to_owned());
         }
-        let mut mistakes = self.0.validator.iter_errors(&value).map(|error| {
+        let mut mistakes = self.compiled.validator.iter_errors(&value).map(|error| {
             let (at, what) = (error.instance_path().to_string(), short(&error.to_string()));
             if at.is_empty() { what } else { format!("at '{at}': {what}") }
         });
@@ -95,13 +94,13 @@ fn short(text: &str) -> String {
 
 impl PartialEq for OutputCheck {
     fn eq(&self, other: &Self) -> bool {
-        self.0.schema == other.0.schema && self.0.may_be_fenced == other.0.may_be_fenced
+        self.compiled.schema == other.compiled.schema && self.may_be_fenced == other.may_be_fenced
     }
 }
 
 impl fmt::Debug for OutputCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OutputCheck").field(&self.0.schema).finish()
+        f.debug_tuple("OutputCheck").field(&self.compiled.schema).finish()
     }
 }
 
