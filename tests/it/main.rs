@@ -11,4 +11,5 @@ mod http;
 mod operator;
 mod queue;
 mod reload;
+mod structured;
 mod usage;

@@ -61,6 +61,7 @@ pub enum Cause {
     UpstreamOverloaded,
     UpstreamFailed,
     UpstreamTimeout,
+    InvalidOutput,
     Internal,
 }
 
@@ -88,6 +89,7 @@ impl Cause {
         Self::UpstreamOverloaded,
         Self::UpstreamFailed,
         Self::UpstreamTimeout,
+        Self::InvalidOutput,
         Self::Internal,
     ];
 
@@ -118,6 +120,7 @@ impl Cause {
             Self::UpstreamOverloaded => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "upstream_overloaded"),
             Self::UpstreamFailed => (StatusCode::BAD_GATEWAY, SERVER, "upstream_error"),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, SERVER, "upstream_timeout"),
+            Self::InvalidOutput => (StatusCode::BAD_GATEWAY, SERVER, "invalid_output"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error"),
         }
     }
@@ -163,7 +166,8 @@ impl From<Error> for Reply {
             reply = reply.with_header(header::RETRY_AFTER, &seconds.to_string());
         }
         // OpenAI's clients come again within seconds where they are told to wait for longer than a minute, unless told not to.
-        if error.retry_after.is_some_and(|after| after > LONGEST_RETRY) {
+        // An answer that has been asked for twice already is not asked for twice more in silence.
+        if error.retry_after.is_some_and(|after| after > LONGEST_RETRY) || error.cause == Cause::InvalidOutput {
             reply = reply.with_header(SHOULD_RETRY, "false");
         }
         if let Some(allow) = error.allow {
@@ -203,6 +207,11 @@ impl From<GatewayError> for Error {
                 Self::new(Cause::RateLimited, message).with_retry_after(retry_after)
             }
             GatewayError::Failed(failure) => failure.into(),
+            GatewayError::InvalidOutput { wrong } => Self::new(
+                Cause::InvalidOutput,
+                format!("The model's answer does not have the form that 'response_format' asks for: {wrong}."),
+            )
+            .with_param("response_format"),
             GatewayError::ShuttingDown => {
                 Self::new(Cause::ShuttingDown, "The server is shutting down. Try again in a moment.")
                     .with_retry_after(Some(Duration::from_secs(1)))
@@ -214,7 +223,8 @@ impl From<GatewayError> for Error {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let Failure { kind, detail } = failure;
-        tracing::warn!(?kind, detail, "the request failed");
+        // The gateway has warned of it; here it is put into words for the client.
+        tracing::debug!(?kind, detail, "the request failed");
         match kind {
             // The client's own mistakes: it must read what the provider said of them.
             FailureKind::InvalidRequest => Self::new(Cause::InvalidValue, sentence(detail)),
