@@ -67,7 +67,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, for tests and documentation.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidValue,
         Self::MissingParameter,
         Self::Unsupported,
