@@ -198,9 +198,10 @@ impl Follower {
         for (feature, seen) in features.missing() {
             warn!(%feature, seen, effect = feature.without(), "the installed CLI lacks a feature");
         }
-        match features.unknown() {
-            Some(why) => warn!(why, "what the installed CLI can do is not known"),
-            None => info!(missing = features.missing().count(), "the installed CLI is known"),
+        if let Some(why) = features.unknown() {
+            warn!(why, "what the installed CLI can do is not known");
+        } else {
+            info!(missing = features.missing().count(), "the installed CLI is known");
         }
         self.claude.set_features(features);
     }
