@@ -10,5 +10,4 @@ mod http;
 mod operator;
 mod queue;
 mod reload;
-mod selftest;
-mod usage;
+mod structured;
