@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import, beside itself and `units`. Keep in step with the table in `src/lib.rs`.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("units", &[]),
     ("conversation", &[]),
     ("runtime", &[]),
@@ -17,8 +17,24 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("server", &["api", "gateway", "runtime"]),
     ("config", &["conversation", "runtime"]),
     ("standin", &["runtime"]),
+    ("store", &["pool", "conversation", "runtime"]),
     ("alert", &["pool", "runtime"]),
-    ("app", &["server", "api", "gateway", "pool", "backend", "conversation", "config", "alert", "standin", "runtime"]),
+    (
+        "app",
+        &[
+            "server",
+            "api",
+            "gateway",
+            "pool",
+            "backend",
+            "conversation",
+            "config",
+            "alert",
+            "standin",
+            "store",
+            "runtime",
+        ],
+    ),
     (
         "cli",
         &[
@@ -32,6 +48,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "config",
             "alert",
             "standin",
+            "store",
             "simulator",
             "runtime",
         ],
