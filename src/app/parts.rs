@@ -1,7 +1,7 @@
 //! From the configuration's words to each part's own settings.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +90,11 @@ impl Profiles {
             oauth_token: subscription.oauth_token_env.as_deref().and_then(|name| self.env.var(name)).map(str::to_owned),
         }
     }
+}
+
+/// The backends of all subscriptions, for who runs no pool.
+pub fn cli_backends(config: &Config, env: &Env, claude: &ClaudeCli, cwd: &Path) -> Vec<(Arc<str>, ClaudeCliBackend)> {
+    Profiles { env: env.clone(), claude: claude.clone(), cwd: cwd.to_owned() }.backends(config)
 }
 
 /// What the installed CLI says of itself.

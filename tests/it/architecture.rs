@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import, beside itself and `units`. Keep in step with the table in `src/lib.rs`.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("conversation", &[]),
     ("runtime", &[]),
@@ -19,6 +19,8 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("standin", &["runtime"]),
     ("store", &["pool", "conversation", "runtime"]),
     ("alert", &["pool", "runtime"]),
+    ("selftest", &["backend", "standin", "conversation", "runtime"]),
+    ("doctor", &["app", "backend", "config", "selftest", "runtime"]),
     (
         "app",
         &[
@@ -32,6 +34,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "alert",
             "standin",
             "store",
+            "selftest",
             "runtime",
         ],
     ),
@@ -39,6 +42,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
         "cli",
         &[
             "app",
+            "doctor",
             "server",
             "api",
             "gateway",
@@ -47,8 +51,8 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "conversation",
             "config",
             "alert",
+            "selftest",
             "standin",
-            "store",
             "simulator",
             "runtime",
         ],
@@ -57,7 +61,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 
 #[test]
 fn imports_point_down_only() {
-    let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.into();
+    let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut wrong = BTreeSet::new();
     for file in rust_files(&src) {

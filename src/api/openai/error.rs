@@ -232,6 +232,7 @@ impl From<Failure> for Error {
                 Cause::NoneHealthy,
                 "No subscription can answer: those that were tried are not logged in or have no credit left.",
             ),
+            FailureKind::Lacking => Self::new(Cause::UpstreamFailed, sentence(detail)),
             FailureKind::Spawn => Self::new(Cause::UpstreamFailed, "The Claude CLI could not be started."),
             FailureKind::NoProcess => {
                 Self::new(Cause::Busy, "All processes of the pool are busy. Try again in a moment.")
