@@ -146,6 +146,7 @@ pub(super) fn gateway_settings(config: &Config) -> gateway::Settings {
     let selection = &config.account_selection;
     gateway::Settings {
         max_attempts: if selection.retry_on_failure { selection.max_retries } else { 1 },
+        deadline: config.claude.total_timeout,
         rebalancing: rebalancing(config),
         queue: QueueSettings {
             max_waiting: config.server.queue.max_waiting as usize,

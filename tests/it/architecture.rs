@@ -53,6 +53,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "alert",
             "selftest",
             "standin",
+            "store",
             "simulator",
             "runtime",
         ],

@@ -11,4 +11,5 @@ mod operator;
 mod queue;
 mod reload;
 mod store;
+mod structured;
 mod usage;
