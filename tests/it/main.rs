@@ -11,5 +11,5 @@ mod http;
 mod operator;
 mod queue;
 mod reload;
+mod store;
 mod structured;
-mod usage;
