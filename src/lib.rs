@@ -42,6 +42,7 @@
 //! Readiness off and listener closed -> running answers end within the drain timeout -> the rest is cut: error frame,
 //! process groups killed -> spares killed -> every task waited for. See [`app::App::stop`].
 
+pub mod admin;
 pub mod alert;
 pub mod api;
 pub mod app;
@@ -53,6 +54,7 @@ pub mod doctor;
 pub mod gateway;
 pub mod pool;
 pub mod runtime;
+pub mod secrets;
 pub mod selftest;
 pub mod server;
 pub mod simulator;

@@ -3,11 +3,14 @@
 //! A dialect turns bytes into the conversation model and events back into its own shape. It knows nothing of sockets:
 //! its answer is a [`Reply`], and [`crate::server`] puts that on the wire.
 
+pub mod admin;
 mod denial;
+pub mod events;
 mod field;
 mod json;
 pub mod openai;
 pub mod ops;
+mod query;
 mod reply;
 
 use std::sync::Arc;

@@ -29,6 +29,8 @@ pub enum Content {
 /// One server-sent event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
+    /// Its `id:` line, where a client that comes back can go on from it; holds no line break.
+    pub id: Option<String>,
     /// Its `event:` line, in dialects that name their events.
     pub event: Option<&'static str>,
     /// Its `data:` line; holds no line break.
@@ -38,7 +40,7 @@ pub struct Frame {
 impl Frame {
     /// An event without a name.
     pub fn data(data: impl Into<String>) -> Self {
-        Self { event: None, data: data.into() }
+        Self { id: None, event: None, data: data.into() }
     }
 }
 

@@ -8,6 +8,7 @@ mod alerts;
 mod cli_watch;
 mod clients;
 mod parts;
+mod registry;
 mod reload;
 mod upkeep;
 mod usage_poll;
@@ -27,11 +28,14 @@ use crate::config::{Config, Env, Overrides};
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server::Server;
+use crate::store::Store;
 use cli_watch::CliWatch;
+use registry::Registry;
 use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
 pub use parts::cli_backends;
+pub use registry::{store_location, vault};
 
 /// How long connections may take to send their last frame once everything is cut.
 const CUT_LIMIT: Duration = Duration::from_secs(3);
@@ -61,11 +65,15 @@ impl App {
     /// Builds all parts and binds the address. Clients are served, and changes of the configuration are followed, from
     /// now on.
     pub async fn start(config: Config, env: Env, overrides: Overrides) -> anyhow::Result<Self> {
+        let file = config;
+        let store = store_location(&env)?.map(Store::new);
+        let registry = Registry::open(&file, &env, store).await?;
+        let (config, all_env) = registry.added_to(&file);
         let tasks = Tasks::default();
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
         let cwd = tempfile::Builder::new().prefix("workspace-").tempdir().context("no directory for CLI processes")?;
         let claude = ClaudeCli::new(parts::spare_settings(&config), &tasks);
-        let profiles = parts::Profiles { env: env.clone(), claude: claude.clone(), cwd: cwd.path().to_owned() };
+        let profiles = parts::Profiles { env: all_env, claude: claude.clone(), cwd: cwd.path().to_owned() };
         let backends = profiles.backends(&config);
         let facts = parts::cli_facts(&backends).await;
         let catalog = parts::catalog(&config, &facts);
@@ -76,7 +84,9 @@ impl App {
         let backends = parts::as_backends(backends);
         let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), settings, tasks.clone());
         gateway.clients().apply(clients::rules(&config));
-        let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?;
+        let (admin, registrations) = registry.admin(&gateway, &pool);
+        gateway.show_in_debug("registered", registry::problems(&registry));
+        let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?.with_admin(admin);
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
         if config.fallback_when_exhausted {
@@ -100,10 +110,12 @@ impl App {
             usage_poll,
             cli_watch,
             replacements,
+            registry,
+            registrations,
             profiles,
             facts,
         };
-        reload::start(target, &config, env, overrides, &tasks, &stop);
+        reload::start(target, file, env, overrides, &tasks, &stop);
         let server = tasks.spawn("server", server.run(drain.clone(), kill.clone()));
         Ok(Self { gateway, claude, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
     }

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use super::alerts;
 use super::cli_watch::CliWatch;
 use super::parts::{self, Profiles};
+use super::registry::{self, Change, Registry};
 use super::usage_poll::UsagePoll;
 use crate::alert::Alerts;
 use crate::backend::claude_cli::CliFacts;
@@ -32,6 +33,9 @@ pub(super) struct Target {
     pub cli_watch: CliWatch,
     /// Says that the CLI was replaced.
     pub replacements: mpsc::Receiver<()>,
+    pub registry: Registry,
+    /// Changes of what is registered.
+    pub registrations: mpsc::Receiver<Change>,
     pub profiles: Profiles,
     pub facts: CliFacts,
 }
@@ -39,29 +43,42 @@ pub(super) struct Target {
 /// Follows the file, and SIGHUP, from now on. Without a file, one that appears is noticed.
 pub(super) fn start(
     mut target: Target,
-    current: &Config,
+    mut file: Config,
     env: Env,
     overrides: Overrides,
     tasks: &Tasks,
     stop: &CancellationToken,
 ) {
-    let (watcher, mut changes) = Watcher::start(tasks, env, overrides, current);
+    let (watcher, mut changes) = Watcher::start(tasks, env, overrides, &file);
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
         Err(error) => return warn!(%error, "SIGHUP is not heard: the configuration is followed by its file only"),
     };
     let stop = stop.clone();
-    let mut current = current.clone();
+    let mut current = target.registry.added_to(&file).0;
     tasks.spawn("reload", async move {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = hangup.recv() => watcher.reload(),
+                Some(change) = target.registrations.recv() => {
+                    let outcome = target.registry.read().await;
+                    if let Ok(true) = outcome {
+                        current = join(&mut target, &current, &file).await;
+                    }
+                    registry::settle(change, outcome.map(drop));
+                }
+                () = target.registry.due() => match target.registry.read().await {
+                    Ok(true) => current = join(&mut target, &current, &file).await,
+                    Ok(false) => {}
+                    Err(error) => warn!(error, "the store cannot be read"),
+                },
                 Some(()) = target.replacements.recv() => ask_again(&mut target, &current).await,
                 change = changes.recv() => match change {
                     Some(Ok(config)) => {
-                        take_over(&mut target, &current, &config).await;
-                        current = config;
+                        target.registry.configure(&config);
+                        file = config;
+                        current = join(&mut target, &current, &file).await;
                     }
                     Some(Err(problems)) => refuse(&target, &problems),
                     None => return,
@@ -69,6 +86,14 @@ pub(super) fn start(
             }
         }
     });
+}
+
+/// Takes over the file together with what is registered. Returns both.
+async fn join(target: &mut Target, old: &Config, file: &Config) -> Config {
+    let (all, env) = target.registry.added_to(file);
+    target.profiles.env = env;
+    take_over(target, old, &all).await;
+    all
 }
 
 async fn take_over(target: &mut Target, old: &Config, new: &Config) {

@@ -26,6 +26,12 @@ pub const LOG_LEVEL: &str = "LOG_LEVEL";
 pub const SLACK_WEBHOOK_URL: &str = "SLACK_WEBHOOK_URL";
 /// The directory for what this program keeps between runs.
 pub const AUTH_POOL_STATE_DIR: &str = "AUTH_POOL_STATE_DIR";
+/// Where the store is: `sqlite:PATH` or `postgres://...`.
+pub const DATABASE_URL: &str = "DATABASE_URL";
+/// Seals stored secrets: 64 hexadecimal digits.
+pub const ENCRYPTION_KEY: &str = "ENCRYPTION_KEY";
+/// Keys before it, divided by commas; they only open what they sealed.
+pub const ENCRYPTION_KEY_PREVIOUS: &str = "ENCRYPTION_KEY_PREVIOUS";
 /// The user's own CLI profile, where it is not `~/.claude`.
 pub const CLAUDE_CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 

@@ -81,6 +81,25 @@ fn read_location(env: &Env, overrides: &Overrides, location: Option<Location>) -
     Ok(Config { warnings, ..config })
 }
 
+/// Checks one subscription by itself, as if it stood in a file; what it names of the environment is in `env`. Paths begin at
+/// the subscription. Returns what is legal but unwise with it.
+pub fn check_member(member: &serde_json::Value, env: &Env) -> Result<(Subscription, Vec<Problem>), Vec<Problem>> {
+    let here = |problem: Problem| match problem.place {
+        Place::Field(path) => Problem { place: path.without(2).into(), ..problem },
+        _ => problem,
+    };
+    let mut findings = Findings::default();
+    let settings = env::Settings { pool_enabled: Some(true), ..env.settings(&mut findings) };
+    let file = structure::read(serde_json::json!({ "subscriptions": [member] }), &mut findings);
+    let context = Context { env, settings, listen: None, source: Source::DefaultProfile, base: PathBuf::new() };
+    let checked = file.map(|file| check::member(&file, &context, &mut findings));
+    match (findings.finish(String::new()), checked.flatten()) {
+        (Ok(warnings), Some(member)) => Ok((member, warnings.into_iter().map(here).collect())),
+        (Err(problems), _) => Err(problems.problems.into_iter().map(here).collect()),
+        (Ok(_), None) => Err(unreadable(&Source::DefaultProfile).problems),
+    }
+}
+
 /// The file that somebody names.
 fn asked_for(env: &Env, overrides: &Overrides) -> Option<Location> {
     if let Some(path) = &overrides.config {

@@ -36,6 +36,12 @@ impl FieldPath {
         self.then(Step::Index(index))
     }
 
+    /// The path without its first `steps`.
+    #[must_use]
+    pub(super) fn without(&self, steps: usize) -> Self {
+        Self(self.0.iter().skip(steps).cloned().collect())
+    }
+
     fn then(&self, step: Step) -> Self {
         let mut steps = self.0.clone();
         steps.push(step);

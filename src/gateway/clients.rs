@@ -87,7 +87,8 @@ impl Clients {
         estimate: MicroUsd,
     ) -> Result<Spending, GatewayError> {
         let rules = self.0.rules.load();
-        let Some(rules) = rules.get(client) else { return Ok(Spending(None)) };
+        let named = Some(Arc::clone(client));
+        let Some(rules) = rules.get(client) else { return Ok(Spending { client: named, open: None }) };
         let mut accounts = self.lock();
         let account = accounts.entry(Arc::clone(client)).or_default();
         account.forget_the_old(now);
@@ -99,7 +100,8 @@ impl Clients {
             return Err(GatewayError::ClientBudget { retry_after, message });
         }
         account.reserved += estimate;
-        Ok(Spending(Some(Arc::new(Open { clients: self.clone(), client: Arc::clone(client), estimate }))))
+        let open = Open { clients: self.clone(), client: Arc::clone(client), estimate };
+        Ok(Spending { client: named, open: Some(Arc::new(open)) })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Account>> {
@@ -151,7 +153,10 @@ fn ends_to_count(hour: i64) -> Timestamp {
 
 /// A request of a client that may have a budget. Ends its reservation when all its parts are gone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Spending(Option<Arc<Open>>);
+pub(super) struct Spending {
+    client: Option<Arc<str>>,
+    open: Option<Arc<Open>>,
+}
 
 #[derive(Debug)]
 struct Open {
@@ -161,9 +166,14 @@ struct Open {
 }
 
 impl Spending {
+    /// Who spends; empty where nobody does.
+    pub(super) fn client(&self) -> &str {
+        self.client.as_deref().unwrap_or_default()
+    }
+
     /// Books what an attempt has cost.
     pub(super) fn book(&self, now: Timestamp, cost: MicroUsd) {
-        if let Some(open) = &self.0
+        if let Some(open) = &self.open
             && cost > MicroUsd::ZERO
             && let Some(account) = open.clients.lock().get_mut(&open.client)
         {

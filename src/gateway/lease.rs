@@ -2,14 +2,16 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::clients::Spending;
+use super::feed::{AllocationTold, Feed, Topic, UsageTold};
 use super::queue::Queue;
 use crate::conversation::LimitReport;
 use crate::pool::{Ask, Decision, Effect, LeaseId, Outcome, Pool, Refusal, Spent};
 use crate::runtime::clock;
-use crate::units::Timestamp;
+use crate::units::{MicroUsd, Timestamp};
 
 /// Effects that a slow listener may be behind before it misses some.
 const EFFECT_BACKLOG: usize = 1024;
@@ -23,6 +25,7 @@ struct Shared {
     pool: Mutex<Pool>,
     effects: broadcast::Sender<(Timestamp, Effect)>,
     queue: Queue,
+    feed: Feed,
 }
 
 impl SharedPool {
@@ -32,12 +35,38 @@ impl SharedPool {
             pool: Mutex::new(pool),
             effects: broadcast::channel(EFFECT_BACKLOG).0,
             queue: Queue::default(),
+            feed: Feed::default(),
         }))
     }
 
     /// What the pool does from now on.
     pub fn effects(&self) -> broadcast::Receiver<(Timestamp, Effect)> {
         self.0.effects.subscribe()
+    }
+
+    /// What happens, for those who follow it.
+    pub fn feed(&self) -> &Feed {
+        &self.0.feed
+    }
+
+    /// Tells those who follow something about a subscription.
+    fn tell<T: Serialize>(&self, topic: Topic, subscription: &str, told: &T) {
+        let organization = self.lock().organization_of(subscription);
+        self.0.feed.publish(clock::now(), topic, organization.as_ref(), told);
+    }
+
+    /// Tells those who follow that a request was given a subscription.
+    pub(super) fn tell_allocation(&self, client: &str, attempt: u32, subscription: &str, decision: &Decision) {
+        let (session, reason) = (&decision.session, decision.reason);
+        let told = AllocationTold {
+            session: session.to_string(),
+            client,
+            subscription,
+            attempt,
+            kind: reason.kind(),
+            reason: reason.to_string(),
+        };
+        self.tell(Topic::Allocation, subscription, &told);
     }
 
     /// Asks for a lease.
@@ -86,6 +115,8 @@ impl SharedPool {
 
     fn publish(&self, now: Timestamp, effects: Vec<Effect>) {
         for effect in effects {
+            let organization = self.lock().organization_of(effect.subscription());
+            self.0.feed.publish(now, Topic::of(&effect), organization.as_ref(), &effect);
             // An error only means that nobody listens.
             let _ = self.0.effects.send((now, effect));
         }
@@ -123,11 +154,32 @@ impl Lease {
         self.pool.observe(&self.subscription, report);
     }
 
+    /// Tells those who follow what it was, if it was anything.
+    fn tell_use(&self, outcome: &'static str) {
+        let Spent { usage, cost } = self.spent;
+        if cost == MicroUsd::ZERO && usage.total() == 0 {
+            return;
+        }
+        let told = UsageTold {
+            subscription: &self.subscription,
+            client: self.spending.client(),
+            outcome,
+            cost,
+            input_tokens: usage.input,
+            output_tokens: usage.output,
+            cache_creation_tokens: usage.cache_creation,
+            cache_read_tokens: usage.cache_read,
+        };
+        self.pool.tell(Topic::Usage, &self.subscription, &told);
+    }
+
     fn end(&mut self, outcome: Outcome) {
         if let Some(id) = self.id.take() {
             let spent = self.spent;
             self.spending.book(clock::now(), spent.cost);
+            let word = outcome.in_a_word();
             self.pool.with(|pool, now| ((), pool.finish(now, id, outcome, spent)));
+            self.tell_use(word);
         }
     }
 }

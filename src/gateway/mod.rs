@@ -5,12 +5,14 @@
 
 mod attempt;
 mod clients;
+mod feed;
 mod lease;
 mod operate;
 mod pooled;
 mod queue;
 mod settings;
 mod structured;
+mod tryout;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use clients::{ClientRules, Clients};
+pub use feed::{Feed, FeedFilter, Told, Topic};
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
@@ -51,6 +54,11 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// The last decisions of the pool, each with everybody who was considered and why the others were not taken.
     fn decisions(&self, filter: &DecisionFilter) -> Value;
+
+    /// What happens, for those who follow it.
+    fn feed(&self) -> Feed {
+        Feed::default()
+    }
 
     /// Runs a rebalancing cycle now; tells what moved and why, or why nothing did.
     fn rebalance(&self) -> Value;

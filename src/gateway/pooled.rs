@@ -21,7 +21,7 @@ use super::clients::Clients;
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
 use super::{
-    Answer, BackendHealth, Call, DecisionFilter, Gateway, GatewayError, HealthReport, PoolHealth, QueueSettings,
+    Answer, BackendHealth, Call, DecisionFilter, Feed, Gateway, GatewayError, HealthReport, PoolHealth, QueueSettings,
     SessionHint, Settings, operate,
 };
 use crate::backend::claude_cli::ClaudeCli;
@@ -52,15 +52,15 @@ type DebugPart = Arc<dyn Fn() -> Value + Send + Sync>;
 
 /// Serves requests from the pool.
 #[derive(Clone)]
-pub struct PooledGateway(Arc<Shared>);
+pub struct PooledGateway(pub(super) Arc<Shared>);
 
-struct Shared {
+pub(super) struct Shared {
     pool: SharedPool,
     clients: Clients,
     backends: ArcSwap<Backends>,
     /// Those before the last change: somebody may just have been given a subscription that is gone by now.
     retired: ArcSwap<Backends>,
-    catalog: ArcSwap<Catalog>,
+    pub(super) catalog: ArcSwap<Catalog>,
     claude: ClaudeCli,
     settings: ArcSwap<Settings>,
     started: Timestamp,
@@ -105,6 +105,7 @@ impl PooledGateway {
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
         self.0.pool.queue().close();
+        self.0.pool.feed().close();
     }
 
     /// Ends every answer that still runs, each with an error for its client.
@@ -177,6 +178,7 @@ impl PooledGateway {
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
             info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
+            self.0.pool.tell_allocation(&call.client, attempt + 1, &subscription, &decision);
             match self.run(call, lease, deadline).await {
                 Ok(events) => {
                     let session_id = match &call.session {
@@ -264,7 +266,7 @@ impl PooledGateway {
         Ask { only: self.0.clients.only(&call.client), ..ask(call, exclude) }
     }
 
-    fn backend(&self, subscription: &str) -> Option<Arc<dyn Backend>> {
+    pub(super) fn backend(&self, subscription: &str) -> Option<Arc<dyn Backend>> {
         let current = self.0.backends.load().get(subscription).cloned();
         current.or_else(|| self.0.retired.load().get(subscription).cloned())
     }
@@ -406,6 +408,10 @@ impl Gateway for PooledGateway {
 
     fn decisions(&self, filter: &DecisionFilter) -> Value {
         operate::decisions(&self.0.pool, filter)
+    }
+
+    fn feed(&self) -> Feed {
+        self.0.pool.feed().clone()
     }
 
     fn rebalance(&self) -> Value {

@@ -106,6 +106,21 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// The outcome in one word, for those who count.
+    pub const fn in_a_word(&self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Abandoned => "abandoned",
+            Self::ClientError => "client_error",
+            Self::Limited(_) => "limited",
+            Self::Unavailable => "unavailable",
+            Self::BackendFailed => "backend_failed",
+            Self::Unauthenticated { .. } => "unauthenticated",
+        }
+    }
+}
+
 /// What a lease used up; zero when nothing reached the provider.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spent {
@@ -205,6 +220,21 @@ pub enum Status {
     Unauthenticated,
     /// Switched off by its owner.
     Disabled,
+}
+
+impl Effect {
+    /// The subscription that it concerns; where a session moves, the one it moves to.
+    pub fn subscription(&self) -> &Arc<str> {
+        match self {
+            Self::Rotation { to, .. } | Self::Moved { to, .. } => to,
+            Self::LimitReached { subscription, .. }
+            | Self::Throttled { subscription, .. }
+            | Self::BreakerOpened { subscription, .. }
+            | Self::AuthFailed { subscription, .. }
+            | Self::Recovered { subscription, .. }
+            | Self::StatusChanged { subscription, .. } => subscription,
+        }
+    }
 }
 
 /// The pool's rules, checked by whoever builds them.

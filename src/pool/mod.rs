@@ -113,6 +113,12 @@ impl Pool {
         pool
     }
 
+    /// The organisation that a subscription belongs to.
+    pub fn organization_of(&self, subscription: &str) -> Option<Arc<str>> {
+        let &at = self.by_id.get(subscription)?;
+        self.member(at).settings.organization.clone()
+    }
+
     /// Leases that are out.
     pub fn in_flight(&self) -> usize {
         self.leases.len()

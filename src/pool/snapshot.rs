@@ -233,6 +233,13 @@ pub struct SessionView {
 }
 
 impl Pool {
+    /// One subscription, if there is one with this id.
+    pub fn view_of(&mut self, now: Timestamp, subscription: &str) -> Option<SubscriptionView> {
+        self.advance(now);
+        let &at = self.by_id.get(subscription)?;
+        Some(self.view(at, now))
+    }
+
     /// Everything, for the operator.
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {
         let listed = self.order.iter().map(|&at| self.view(at, now)).collect();

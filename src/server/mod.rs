@@ -19,13 +19,14 @@ mod settings;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::Admin;
 use crate::gateway::Gateway;
 use crate::runtime::tasks::Tasks;
 
@@ -46,6 +47,8 @@ struct Shared {
     settings: Arc<ArcSwap<Settings>>,
     routes: route::Routes,
     limits: limits::Limits,
+    /// What is registered; `None` without a store.
+    admin: OnceLock<Admin>,
 }
 
 /// An address that could not be listened on.
@@ -91,8 +94,17 @@ impl Server {
         let max_connections = settings.max_connections.max(listeners.len());
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let shared =
-            Arc::new(Shared { gateway, settings, routes: route::Routes::new(), limits: limits::Limits::default() });
+            Arc::new(Shared { gateway, settings, routes: route::Routes::new(), limits: limits::Limits::default(), admin: OnceLock::new() });
         Ok(Self { listeners, addresses, shared, max_connections })
+    }
+
+    /// Lets operators register accounts and keys.
+    #[must_use]
+    pub fn with_admin(self, admin: Option<Admin>) -> Self {
+        if let Some(admin) = admin {
+            let _ = self.shared.admin.set(admin);
+        }
+        self
     }
 
     /// Where it listens.

@@ -19,10 +19,12 @@ use super::origin::{self, Cors};
 use super::response::{Exchange, ResponseBody, response};
 use super::route::{Access, Found, Route};
 use super::{Settings, Shared, body};
-use crate::api::{self, Caller, Denial, Reply, openai, ops};
+use crate::admin::Actor;
+use crate::api::{self, Caller, Denial, Reply, admin, events, openai, ops};
 use crate::runtime::clock;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
 
 /// Answers a request. Dropping the future, or later the response's body, cancels everything behind it.
@@ -87,6 +89,8 @@ async fn answer(
     let outcome = match admit(shared, settings, peer, parts, found, cors, &mut allowance) {
         Ok(Admitted::Serve(found, client)) => {
             tracing::Span::current().record("client", &*client.name);
+            let organization = client.organization().cloned();
+            let has_key = client.key.is_some();
             let caller = Caller {
                 is_operator: is_operator(&client) || settings.client_keys.is_empty() && is_local_peer(peer, parts),
                 client: client.name,
@@ -94,7 +98,12 @@ async fn answer(
                 request_id: Arc::clone(id),
                 session_header: parts.headers.get(SESSION_ID).map(|value| value.as_bytes().to_vec()),
             };
-            serve(shared, settings, parts, &mut body, found, &caller).await
+            if matches!(found.route, Route::Events | Route::Admin) {
+                let actor = Manager { name: has_key.then(|| Arc::clone(&caller.client)), organization };
+                manage(shared, settings, parts, &mut body, found, actor).await
+            } else {
+                serve(shared, settings, parts, &mut body, found, &caller).await
+            }
         }
         Ok(Admitted::Options(reply)) => Ok(reply),
         Err(denial) => Err(denial),
@@ -163,7 +172,8 @@ fn admit(
             }
             client
         }
-        Access::Operator => operator(settings, peer, parts, cors)?,
+        Access::Operator => operator(settings, peer, parts, cors, is_operator)?,
+        Access::Admin => operator(settings, peer, parts, cors, Client::is_admin)?,
     };
     Ok(Admitted::Serve(found, client))
 }
@@ -171,9 +181,15 @@ fn admit(
 /// The operator comes with an admin key. Where there are no keys at all, whoever comes from this machine itself, and not
 /// through a proxy or a browser's page, is the operator. Where there are, coming from this machine proves nothing: a proxy
 /// in front of us may not say that it is one.
-fn operator(settings: &Settings, peer: SocketAddr, parts: &Parts, cors: &Cors) -> Result<Client, Denial> {
+fn operator(
+    settings: &Settings,
+    peer: SocketAddr,
+    parts: &Parts,
+    cors: &Cors,
+    may: impl Fn(&Client) -> bool,
+) -> Result<Client, Denial> {
     let client = auth::authenticate(settings, &parts.headers, clock::now());
-    if client.as_ref().is_ok_and(is_operator) {
+    if client.as_ref().is_ok_and(may) {
         return client;
     }
     if settings.client_keys.is_empty() && is_local_peer(peer, parts) {
@@ -215,5 +231,40 @@ async fn serve(
         Route::Debug => ops::debug(gateway),
         Route::Decisions => ops::decisions(gateway, parts.uri.query()),
         Route::Rebalance => ops::rebalance(gateway),
+        // Where an organisation matters: see `manage`.
+        Route::Events | Route::Admin => return Err(Denial::Internal),
     })
+}
+
+/// Whoever may use what admins use.
+struct Manager {
+    /// The key's name; `None` on this machine itself, where there are no keys.
+    name: Option<Arc<str>>,
+    /// What it is limited to.
+    organization: Option<Arc<str>>,
+}
+
+/// What admins use, each for their own organisation.
+async fn manage(
+    shared: &Shared,
+    settings: &Settings,
+    parts: &Parts,
+    body: &mut Incoming,
+    found: Found,
+    manager: Manager,
+) -> Result<Reply, Denial> {
+    let query = parts.uri.query();
+    if found.route == Route::Events {
+        let last = parts.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+        return Ok(events::stream(&shared.gateway.feed(), manager.organization.as_ref(), last, query));
+    }
+    let settings = Settings { max_body_bytes: settings.max_body_bytes.min(admin::MAX_BODY), ..settings.clone() };
+    let body = body::read(body, &parts.headers, &settings).await?;
+    let actor = Actor {
+        name: manager.name.map_or_else(|| Actor::local().name, |name| name.to_string()),
+        organization: manager.organization.map(|id| id.to_string()),
+    };
+    let path = found.name.unwrap_or_default();
+    let request = admin::Request { actor, method: &parts.method, path: &path, query, body };
+    Ok(admin::handle(shared.admin.get(), request).await)
 }

@@ -129,10 +129,12 @@ impl Events {
     }
 }
 
-fn encode(Frame { event, data }: &Frame) -> Bytes {
-    match event {
-        Some(event) => format!("event: {event}\ndata: {data}\n\n").into(),
-        None => format!("data: {data}\n\n").into(),
+fn encode(Frame { id, event, data }: &Frame) -> Bytes {
+    match (id, event) {
+        (None, None) => format!("data: {data}\n\n").into(),
+        (None, Some(event)) => format!("event: {event}\ndata: {data}\n\n").into(),
+        (Some(id), None) => format!("id: {id}\ndata: {data}\n\n").into(),
+        (Some(id), Some(event)) => format!("id: {id}\nevent: {event}\ndata: {data}\n\n").into(),
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) enum Route {
     Debug,
     Decisions,
     Rebalance,
+    Events,
+    Admin,
 }
 
 /// Who may come in.
@@ -24,12 +26,14 @@ pub(super) enum Access {
     Open,
     /// Clients.
     Client,
-    /// The operator.
+    /// The operator of the whole pool.
     Operator,
+    /// The operator, or an organisation's own.
+    Admin,
 }
 
 impl Route {
-    const ALL: [(&'static str, Self); 9] = [
+    const ALL: [(&'static str, Self); 11] = [
         ("/v1/chat/completions", Self::Chat),
         ("/v1/models", Self::Models),
         ("/v1/models/{*name}", Self::Model),
@@ -39,6 +43,8 @@ impl Route {
         ("/debug/auth-pool", Self::Debug),
         ("/debug/auth-pool/decisions", Self::Decisions),
         ("/debug/auth-pool/rebalance", Self::Rebalance),
+        ("/api/events/stream", Self::Events),
+        ("/api/v1/admin/{*name}", Self::Admin),
     ];
 
     pub(super) const fn access(self) -> Access {
@@ -46,6 +52,7 @@ impl Route {
             Self::Chat | Self::Models | Self::Model => Access::Client,
             Self::Health | Self::Live | Self::Ready => Access::Open,
             Self::Debug | Self::Decisions | Self::Rebalance => Access::Operator,
+            Self::Events | Self::Admin => Access::Admin,
         }
     }
 
@@ -53,6 +60,9 @@ impl Route {
     pub(super) const fn allow(self) -> &'static str {
         match self {
             Self::Chat | Self::Rebalance => "POST, OPTIONS",
+            Self::Events => "GET, OPTIONS",
+            // Each of its paths takes some of them.
+            Self::Admin => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
@@ -60,6 +70,11 @@ impl Route {
     pub(super) fn takes(self, method: &Method) -> bool {
         match self {
             Self::Chat | Self::Rebalance => method == Method::POST,
+            Self::Events => method == Method::GET,
+            Self::Admin => {
+                let all = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+                all.contains(method)
+            }
             _ => method == Method::GET || method == Method::HEAD,
         }
     }

@@ -90,6 +90,17 @@ impl Store {
         Ok(self.execute(sql).await? > 0)
     }
 
+    /// Puts other sealed secrets in the place of those that are there: (id, old, new) each. All or none: returns whether
+    /// every old one was still there.
+    pub async fn replace_secrets(&self, changes: &[(String, String, String)]) -> Result<bool> {
+        let replace = |(id, old, new): &(String, String, String)| {
+            let mut sql = Sql::new("UPDATE claude_accounts SET sealed_secret = ");
+            sql.bind(new).push(" WHERE id = ").bind(id).push(" AND sealed_secret = ").bind(old);
+            sql
+        };
+        self.transaction_if(changes.iter().map(replace).collect(), |changed| changed.iter().all(|rows| *rows == 1)).await
+    }
+
     /// Removes a subscription. What it used stays known. Returns whether it existed.
     pub async fn delete_account(&self, scope: &Scope, id: &str) -> Result<bool> {
         let mut sql = Sql::new("DELETE FROM claude_accounts WHERE id = ");

@@ -173,6 +173,21 @@ impl Store {
 
     /// Runs statements, all or none of them, and returns how many rows each changed.
     async fn transaction(&self, statements: Vec<Sql>) -> Result<Vec<u64>> {
+        let mut rows = Vec::new();
+        self.transaction_if(statements, |changed| {
+            rows = changed.to_vec();
+            true
+        })
+        .await?;
+        Ok(rows)
+    }
+
+    /// Runs statements and keeps what they did if `keeps` says so of the rows that each changed. Returns what it said.
+    async fn transaction_if(
+        &self,
+        statements: Vec<Sql>,
+        keeps: impl FnOnce(&[u64]) -> bool + Send,
+    ) -> Result<bool> {
         self.prepare().await?;
         // Boxed: the future is large, and few of them exist.
         limited(
@@ -185,6 +200,10 @@ impl Store {
                         for sql in statements {
                             changed.push(sql.execute_sqlite(&mut transaction).await?);
                         }
+                        // A transaction that is dropped is undone.
+                        if !keeps(&changed) {
+                            return Ok(false);
+                        }
                         transaction.commit().await?;
                     }
                     Database::Postgres(pool) => {
@@ -192,10 +211,13 @@ impl Store {
                         for sql in statements {
                             changed.push(sql.execute_postgres(&mut transaction).await?);
                         }
+                        if !keeps(&changed) {
+                            return Ok(false);
+                        }
                         transaction.commit().await?;
                     }
                 }
-                Ok(changed)
+                Ok(true)
             }
             .boxed(),
         )

@@ -51,6 +51,10 @@ pub enum Cause {
     MethodNotAllowed,
     SlowRequest,
     TooLarge,
+    NotFound,
+    Conflict,
+    NoEncryptionKey,
+    StoreFailed,
     UnsupportedMediaType,
     QuotaSpent,
     UpstreamLimited,
@@ -67,7 +71,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, for tests and documentation.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::InvalidValue,
         Self::MissingParameter,
         Self::Unsupported,
@@ -79,6 +83,10 @@ impl Cause {
         Self::MethodNotAllowed,
         Self::SlowRequest,
         Self::TooLarge,
+        Self::NotFound,
+        Self::Conflict,
+        Self::NoEncryptionKey,
+        Self::StoreFailed,
         Self::UnsupportedMediaType,
         Self::QuotaSpent,
         Self::UpstreamLimited,
@@ -110,6 +118,10 @@ impl Cause {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, "method_not_supported"),
             Self::SlowRequest => (StatusCode::REQUEST_TIMEOUT, REQUEST, "request_timeout"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, "request_too_large"),
+            Self::NotFound => (StatusCode::NOT_FOUND, REQUEST, "not_found"),
+            Self::Conflict => (StatusCode::CONFLICT, REQUEST, "conflict"),
+            Self::NoEncryptionKey => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "encryption_key_missing"),
+            Self::StoreFailed => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "store_unavailable"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, "unsupported_encoding"),
             Self::QuotaSpent => (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota"),
             Self::UpstreamLimited => (StatusCode::TOO_MANY_REQUESTS, RATE, "upstream_rate_limited"),
@@ -339,7 +351,7 @@ impl From<Denial> for Error {
 }
 
 /// `text` as a sentence: large first letter, full stop.
-fn sentence(text: String) -> String {
+pub(crate) fn sentence(text: String) -> String {
     let mut chars = text.chars();
     let Some(first) = chars.next() else { return text };
     let mut sentence: String = first.to_uppercase().chain(chars).collect();

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::config_dir;
 use super::env::{Env, Settings};
-use super::model::{CapacityTracking, CircuitBreaker, Claude, Config, Rebalancing, Source};
+use super::model::{CapacityTracking, CircuitBreaker, Claude, Config, Rebalancing, Source, Subscription};
 use super::problem::{FieldPath, Findings};
 use super::raw;
 use super::sections::{AccountSelection, QuotaAlerts, Strategy};
@@ -78,6 +78,11 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
         log_filter: context.settings.log_filter.clone().unwrap_or_else(|| "info".to_owned()),
         warnings: Vec::new(),
     }
+}
+
+/// The only member of a file.
+pub(super) fn member(file: &raw::File, context: &Context<'_>, findings: &mut Findings) -> Option<Subscription> {
+    subscriptions::check(file, context, findings).pop()
 }
 
 /// Says of every field that was changed and that nothing reads yet that it does nothing.

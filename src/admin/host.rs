@@ -1,0 +1,87 @@
+//! The running process, as far as changes concern it.
+
+use futures_util::future::{BoxFuture, FutureExt as _, ready};
+use serde_json::Value;
+
+/// What the running process does about registered accounts and keys.
+pub trait Host: Send + Sync {
+    /// Takes what is registered over from the store. Resolves when it is in use.
+    fn changed(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Whether a subscription with this id stands in the configuration.
+    fn is_configured(&self, subscription: &str) -> bool;
+
+    /// How many keys of the configuration open the operator's views of the whole pool, and how many there are.
+    fn configured_keys(&self) -> ConfiguredKeys;
+
+    /// What the pool knows of a subscription.
+    fn live(&self, subscription: &str) -> Option<Value>;
+
+    /// What keeps a registered account out of the pool, by its id.
+    fn problem(&self, account: &str) -> Option<String>;
+
+    /// Forgets a subscription's failures, limits and quarantine. Whether there is such a subscription; `None` where no pool
+    /// runs.
+    fn reset(&self, subscription: &str) -> Option<bool>;
+
+    /// Asks a subscription for a very short answer, and tells how that went; `None` where no pool runs.
+    fn test<'a>(&'a self, subscription: &'a str) -> BoxFuture<'a, Option<Value>>;
+
+    /// What a client has spent in seven days, in dollars.
+    fn spent(&self, client: &str) -> Option<f64>;
+
+    /// Tells those who follow that something was changed.
+    fn tell_change(&self, organization: Option<&str>, action: &str, target: &str);
+}
+
+/// See [`Host::configured_keys`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConfiguredKeys {
+    /// With the scope `admin` and without an organisation.
+    pub admins: usize,
+    /// All.
+    pub all: usize,
+}
+
+/// No process runs: changes are found when one starts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alone {
+    /// The keys of the configuration.
+    pub keys: ConfiguredKeys,
+}
+
+impl Host for Alone {
+    fn changed(&self) -> BoxFuture<'_, Result<(), String>> {
+        ready(Ok(())).boxed()
+    }
+
+    fn is_configured(&self, _: &str) -> bool {
+        false
+    }
+
+    fn configured_keys(&self) -> ConfiguredKeys {
+        self.keys
+    }
+
+    fn live(&self, _: &str) -> Option<Value> {
+        None
+    }
+
+    fn problem(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn reset(&self, _: &str) -> Option<bool> {
+        None
+    }
+
+    fn test<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Value>> {
+        ready(None).boxed()
+    }
+
+    fn spent(&self, _: &str) -> Option<f64> {
+        None
+    }
+
+    fn tell_change(&self, _: Option<&str>, _: &str, _: &str) {}
+}

@@ -1,0 +1,230 @@
+//! What is registered in the store joins what stands in the file, while the program runs.
+//!
+//! The store is read at the start, after every change that is made here, and every half minute, because another replica may
+//! have changed it. Without a store, or while it does not answer, the file alone counts.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use crate::admin::{Admin, ConfiguredKeys, Host, Registered, load_registered};
+use crate::config::env::{DATABASE_URL, ENCRYPTION_KEY, ENCRYPTION_KEY_PREVIOUS};
+use crate::config::{Config, Env, Scope};
+use crate::gateway::{PooledGateway, SharedPool, Topic};
+use crate::runtime::clock;
+use crate::secrets::Vault;
+use crate::store::{Location, Store};
+
+/// How often the store is looked at for what others have changed.
+const REVIEW: Duration = Duration::from_secs(30);
+/// How often it is tried again while it could not be read at all.
+const RETRY: Duration = Duration::from_secs(5);
+/// Changes that wait to be taken over; whoever makes more waits.
+const WAITING: usize = 16;
+
+/// Where the store is: what `DATABASE_URL` says, else a file in the state directory.
+pub fn store_location(env: &Env) -> anyhow::Result<Option<Location>> {
+    match env.var(DATABASE_URL) {
+        Some(url) => Ok(Some(Location::from_url(url).context("environment variable DATABASE_URL")?)),
+        None => Ok(env.state_dir().map(|dir| Location::file(dir.join("auth-pool.db")))),
+    }
+}
+
+/// The keys that seal and open stored secrets; `None` without `ENCRYPTION_KEY`.
+pub fn vault(env: &Env) -> anyhow::Result<Option<Vault>> {
+    let Some(current) = env.var(ENCRYPTION_KEY) else { return Ok(None) };
+    let previous = env.var(ENCRYPTION_KEY_PREVIOUS);
+    let vault = Vault::new(current, None).context("environment variable ENCRYPTION_KEY")?;
+    if previous.is_none() {
+        return Ok(Some(vault));
+    }
+    Ok(Some(Vault::new(current, previous).context("environment variable ENCRYPTION_KEY_PREVIOUS")?))
+}
+
+/// A change that is to be taken over, and who waits for that.
+pub(super) type Change = oneshot::Sender<Result<(), String>>;
+
+/// What is registered, and where it comes from. A cheap handle.
+#[derive(Clone)]
+pub(super) struct Registry {
+    store: Option<Store>,
+    vault: Option<Arc<Vault>>,
+    env: Env,
+    known: Arc<ArcSwap<Known>>,
+}
+
+/// What was last read.
+#[derive(Default)]
+struct Known {
+    registered: Registered,
+    /// Whether it was read at all.
+    is_read: bool,
+    /// Ids of the subscriptions in the file.
+    configured: HashSet<String>,
+    keys: ConfiguredKeys,
+}
+
+impl Registry {
+    /// Opens the store and reads it. That it does not answer is no failure: it is tried again later.
+    pub(super) async fn open(config: &Config, env: &Env, store: Option<Store>) -> anyhow::Result<Self> {
+        let vault = vault(env)?.map(Arc::new);
+        let registry = Self { store, vault, env: env.clone(), known: Arc::default() };
+        registry.configure(config);
+        if registry.store.is_some()
+            && let Err(error) = registry.read().await
+        {
+            error!(error, "the store cannot be read: registered accounts and keys are missing until it can");
+        }
+        Ok(registry)
+    }
+
+    /// Notes what stands in the file.
+    pub(super) fn configure(&self, config: &Config) {
+        let operators = config.client_keys.iter().filter(|key| {
+            key.scopes.contains(&Scope::Admin) && key.organization.is_none()
+        });
+        let keys = ConfiguredKeys { admins: operators.count(), all: config.client_keys.len() };
+        let known = self.known.load();
+        self.known.store(Arc::new(Known {
+            registered: known.registered.clone(),
+            is_read: known.is_read,
+            configured: config.subscriptions.iter().map(|member| member.id.clone()).collect(),
+            keys,
+        }));
+    }
+
+    /// Reads the store. Returns whether anything is different now.
+    pub(super) async fn read(&self) -> Result<bool, String> {
+        let Some(store) = &self.store else { return Ok(false) };
+        let registered = load_registered(store, self.vault.as_deref()).await.map_err(|error| error.to_string())?;
+        let known = self.known.load();
+        let is_new = !known.is_read || !registered.is_same(&known.registered);
+        if is_new {
+            let (accounts, keys) = (registered.subscriptions.len(), registered.client_keys.len());
+            info!(accounts, keys, "what is registered was read");
+            let Known { configured, keys, .. } = &**known;
+            self.known.store(Arc::new(Known { registered, is_read: true, configured: configured.clone(), keys: *keys }));
+        }
+        Ok(is_new)
+    }
+
+    /// The file's configuration with everything that is registered, and the environment that goes with it.
+    pub(super) fn added_to(&self, config: &Config) -> (Config, Env) {
+        let known = self.known.load();
+        (known.registered.added_to(config), known.registered.environment(&self.env))
+    }
+
+    /// When the store is worth a look again; never without one.
+    pub(super) async fn due(&self) {
+        if self.store.is_none() {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(if self.known.load().is_read { REVIEW } else { RETRY }).await;
+    }
+
+    /// The operator's way to it, and what it asks of the running program.
+    pub(super) fn admin(&self, gateway: &PooledGateway, pool: &SharedPool) -> (Option<Admin>, mpsc::Receiver<Change>) {
+        let (changes, receiver) = mpsc::channel(WAITING);
+        let admin = self.store.clone().map(|store| {
+            let host =
+                Running { gateway: gateway.clone(), pool: pool.clone(), known: Arc::clone(&self.known), changes };
+            let profiles = self.env.state_dir().unwrap_or_default().join("profiles");
+            Admin::new(store, self.vault.clone(), Arc::new(host), profiles)
+        });
+        (admin, receiver)
+    }
+}
+
+/// The running program, as the registry sees it.
+struct Running {
+    gateway: PooledGateway,
+    pool: SharedPool,
+    known: Arc<ArcSwap<Known>>,
+    changes: mpsc::Sender<Change>,
+}
+
+impl Host for Running {
+    fn changed(&self) -> BoxFuture<'_, Result<(), String>> {
+        async {
+            let gone = || "the program is about to end".to_owned();
+            let (change, done) = oneshot::channel();
+            self.changes.send(change).await.map_err(|_| gone())?;
+            done.await.unwrap_or_else(|_| Err(gone()))
+        }
+        .boxed()
+    }
+
+    fn is_configured(&self, subscription: &str) -> bool {
+        self.known.load().configured.contains(subscription)
+    }
+
+    fn configured_keys(&self) -> ConfiguredKeys {
+        self.known.load().keys
+    }
+
+    fn live(&self, subscription: &str) -> Option<Value> {
+        let view = self.pool.peek(|pool, now| pool.view_of(now, subscription))?;
+        serde_json::to_value(view).ok()
+    }
+
+    fn problem(&self, account: &str) -> Option<String> {
+        self.known.load().registered.problems.get(account).cloned()
+    }
+
+    fn reset(&self, subscription: &str) -> Option<bool> {
+        Some(self.pool.with(|pool, now| pool.restore(now, subscription)))
+    }
+
+    fn test<'a>(&'a self, subscription: &'a str) -> BoxFuture<'a, Option<Value>> {
+        async {
+            let outcome = self.gateway.try_out(subscription).await;
+            Some(outcome.unwrap_or_else(|| json!({ "ok": false, "error": "the account is not in the pool" })))
+        }
+        .boxed()
+    }
+
+    fn spent(&self, client: &str) -> Option<f64> {
+        Some(self.gateway.clients().spent(clock::now(), client).as_usd())
+    }
+
+    fn tell_change(&self, organization: Option<&str>, action: &str, target: &str) {
+        #[derive(Serialize)]
+        struct Told<'a> {
+            action: &'a str,
+            target: &'a str,
+        }
+        let organization = organization.map(Arc::from);
+        self.pool.feed().publish(clock::now(), Topic::Change, organization.as_ref(), &Told { action, target });
+    }
+}
+
+/// Answers whoever waits for a change to be in use.
+pub(super) fn settle(change: Change, outcome: Result<(), String>) {
+    if change.send(outcome).is_err() {
+        warn!("nobody waits for the change any more");
+    }
+}
+
+/// Problems by account, for the operator's view.
+pub(super) fn problems(registry: &Registry) -> impl Fn() -> Value + Send + Sync + 'static {
+    let known = Arc::clone(&registry.known);
+    move || {
+        let known = known.load();
+        let problems: HashMap<&str, &str> =
+            known.registered.problems.iter().map(|(id, problem)| (id.as_str(), problem.as_str())).collect();
+        json!({
+            "read": known.is_read,
+            "accounts": known.registered.subscriptions.len(),
+            "clientKeys": known.registered.client_keys.len(),
+            "problems": problems,
+        })
+    }
+}
