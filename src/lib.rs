@@ -7,17 +7,19 @@
 //! | room | what it is for | may import |
 //! |---|---|---|
 //! | `main.rs` | arguments, logging, exit code; nothing else | `cli`, `config` |
-//! | [`cli`] | the commands: `serve`, `demo`, `status`, `config`, `alerts`, `doctor`, `simulate`, `standin` | everything below |
+//! | [`cli`] | the commands: `serve`, `demo`, `status`, `accounts`, `keys`, `config`, `alerts`, `doctor`, `simulate`, `standin` | everything below |
 //! | [`doctor`] | checks what a pool needs, one finding each: machine, configuration, CLI, logins, services | `app`, `backend`, `config`, `selftest`, `runtime` |
 //! | [`app`] | composition root: builds every part from the configuration; owns run, reload and stop | everything below |
-//! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `gateway`, `runtime` |
-//! | [`api`] | what clients speak, one folder a dialect, and the operator's views | `gateway`, `conversation` |
+//! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `admin`, `gateway`, `runtime` |
+//! | [`api`] | what clients speak, one folder a dialect, and the operator's views | `admin`, `gateway`, `conversation` |
 //! | [`gateway`] | one request's life: lease (or a place in the queue) -> run -> classify -> retry elsewhere -> finish | `pool`, `backend`, `conversation`, `runtime` |
 //! | [`backend`] | executes a request: the official `claude` CLI | `conversation`, `runtime` |
 //! | [`pool`] | the brain, pure: (now, command) -> (decision, effects); no I/O, no clock, no tokio | `conversation` |
 //! | [`simulator`] | the very same pool in a simulated week: strategies compared with each other and with an optimum | `pool`, `conversation` |
 //! | [`alert`] | when the operator is told, and delivery to log, webhook and Slack | `pool`, `runtime` |
 //! | [`config`] | raw file and environment -> checked configuration, all problems at once; follows the file | `conversation`, `runtime` |
+//! | [`admin`] | what is registered while the program runs: accounts and client keys, for HTTP and for the terminal | `config`, `store`, `secrets`, `runtime` |
+//! | [`secrets`] | secrets at rest: sealed, bound to their owner, sealed anew under another key | - |
 //! | [`store`] | what outlives the process: SQLite or PostgreSQL, written behind the requests | `pool`, `conversation`, `runtime` |
 //! | [`standin`] | a loopback stand-in for the Anthropic Messages API, for the demo and the tests | `runtime` |
 //! | [`selftest`] | what the installed CLI can do: tried against the stand-in, remembered for each build | `backend`, `standin`, `conversation`, `runtime` |

@@ -4,6 +4,7 @@ mod alerts;
 mod config;
 mod demo;
 mod doctor;
+mod registry;
 mod serve;
 mod simulate;
 mod standin;
@@ -37,6 +38,12 @@ enum Command {
     Status(status::Args),
     /// Look at everything a pool needs, and say what to do about what is wrong.
     Doctor(doctor::Args),
+    /// Register accounts, and look after them.
+    #[command(subcommand)]
+    Accounts(registry::AccountsCommand),
+    /// Make client keys, withdraw them, and seal stored secrets anew.
+    #[command(subcommand)]
+    Keys(registry::KeysCommand),
     /// Check, describe or begin a configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -54,7 +61,7 @@ impl Cli {
     /// what goes wrong, so that they can be read.
     pub const fn default_log_filter(&self) -> &'static str {
         match self.command {
-            Command::Demo(_) | Command::Doctor(_) => "warn",
+            Command::Demo(_) | Command::Doctor(_) | Command::Accounts(_) | Command::Keys(_) => "warn",
             _ => "info",
         }
     }
@@ -67,6 +74,8 @@ pub fn run(cli: Cli, env: &Env) -> ExitCode {
         Command::Demo(args) => in_runtime(demo::run(args, env)),
         Command::Alerts(command) => in_runtime(alerts::run(command, env)),
         Command::Doctor(args) => in_runtime(doctor::run(args, env)),
+        Command::Accounts(command) => in_runtime(registry::accounts(command, env)),
+        Command::Keys(command) => in_runtime(registry::keys(command, env)),
         Command::Status(args) => in_runtime(status::run(args, env)),
         Command::Standin(args) => in_runtime(stand_in(args)),
         Command::Simulate(args) => match simulate::run(&args) {

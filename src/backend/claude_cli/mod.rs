@@ -18,6 +18,7 @@ mod output;
 mod probe;
 mod process;
 mod spares;
+mod terminal;
 mod traces;
 mod turn;
 mod usage;
@@ -33,6 +34,7 @@ pub use launch::Profile;
 pub use login::Login;
 pub use probe::CliFacts;
 pub use spares::{ProcessCounts, SpareSettings};
+pub use terminal::hand_over;
 pub use turn::Timers;
 pub use usage::{Polled, UsageProbe};
 
