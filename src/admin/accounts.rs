@@ -120,16 +120,14 @@ impl Admin {
         let (api_key, token) = (fields.secret("apiKey"), fields.secret("oauthToken"));
         let has_dir = account.settings.get("configDir").is_some();
         let replaced = api_key.is_some() || token.is_some();
-        let secret = match replaced {
-            true => check_kind(known_kind(&account.kind), api_key, token, has_dir, &mut fields),
-            false => None,
-        };
+        let secret =
+            if replaced { check_kind(known_kind(&account.kind), api_key, token, has_dir, &mut fields) } else { None };
         let name = fields.text("name", 100);
         let enabled = fields.flag("enabled");
         let metadata = fields.metadata();
         let changes = fields.pick(&SETTINGS);
         check_reach(actor, &changes, &mut fields);
-        let changed: Vec<String> = changes.keys().cloned().collect();
+        let named: Vec<String> = changes.keys().cloned().collect();
         fields.finish(&["name", "enabled", "apiKey", "oauthToken", "metadata"])?;
 
         if let Some(settings) = account.settings.as_object_mut() {
@@ -152,7 +150,7 @@ impl Admin {
         }
         account.updated_at = clock::now();
         member::check(&account, secret.as_ref())?;
-        self.save(actor, &account, "account.update", &json!({ "changed": changed, "secret": replaced })).await
+        self.save(actor, &account, "account.update", &json!({ "changed": named, "secret": replaced })).await
     }
 
     /// Switches an account on or off. Running answers go on.

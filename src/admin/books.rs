@@ -66,7 +66,11 @@ impl Admin {
             scope: actor.scope_of(query.text("organizationId"))?,
             client: query.text("client"),
             subscription: query.text("subscription"),
-            status: query.word("status", ActivityStatus::parse, "must be running, completed, failed, cancelled or interrupted"),
+            status: query.word(
+                "status",
+                ActivityStatus::parse,
+                "must be running, completed, failed, cancelled or interrupted",
+            ),
             from: query.instant("from"),
             until: query.instant("until"),
         };

@@ -86,7 +86,8 @@ impl Fields {
     pub(super) fn secret(&mut self, name: &str) -> Option<SecretString> {
         match self.take(name)? {
             Value::String(text)
-                if (8..=4096).contains(&text.trim().len()) && text.trim().bytes().all(|byte| byte.is_ascii_graphic()) =>
+                if (8..=4096).contains(&text.trim().len())
+                    && text.trim().bytes().all(|byte| byte.is_ascii_graphic()) =>
             {
                 Some(text.trim().into())
             }

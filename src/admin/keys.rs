@@ -1,5 +1,7 @@
 //! Client keys that are made while the program runs.
 
+use std::fmt::Write as _;
+
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,6 +12,7 @@ use super::fields::{Fields, Query};
 use super::{Actor, Admin, AdminError, Body, Result};
 use crate::runtime::clock;
 use crate::store::{self, ClientKey, Page, Scope, StoreError};
+use crate::units::MicroUsd;
 
 /// Begins every key, so that people and scanners know one when they see it.
 const PREFIX: &str = "ap-";
@@ -59,7 +62,7 @@ impl Admin {
         }
         let text = new_key()?;
         key.name = key.organization_id.as_ref().map_or_else(|| name.clone(), |own| format!("{own}/{name}"));
-        key.digest = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        key.digest = hex(&Sha256::digest(text.as_bytes()));
         key.hint = text.chars().take(HINT).collect();
         match self.store().create_client_key(&key).await {
             Err(StoreError::Conflict(_)) => {
@@ -167,7 +170,7 @@ impl Admin {
     fn key_view(&self, key: &ClientKey) -> Value {
         let mut view = serde_json::to_value(key).unwrap_or_default();
         if let Some(fields) = view.as_object_mut() {
-            fields.insert("weeklyBudget".to_owned(), json!(key.weekly_budget.map(|budget| budget.as_usd())));
+            fields.insert("weeklyBudget".to_owned(), json!(key.weekly_budget.map(MicroUsd::as_usd)));
             fields.insert("maxPriority".to_owned(), json!(key.priority));
             fields.shift_remove("priority");
             fields.insert("weeklyUsed".to_owned(), json!(self.0.host.spent(&key.name)));
@@ -187,7 +190,11 @@ fn take_rights(key: &mut ClientKey, fields: &mut Fields) {
         for (index, _) in scopes.iter().enumerate().filter(|(_, scope)| !matches!(scope.as_str(), "chat" | "admin")) {
             fields.wrong(format!("scopes[{index}]"), "must be chat or admin");
         }
-        key.scopes = ["chat", "admin"].into_iter().filter(|known| scopes.iter().any(|scope| scope == known)).map(str::to_owned).collect();
+        key.scopes = ["chat", "admin"]
+            .into_iter()
+            .filter(|known| scopes.iter().any(|scope| scope == known))
+            .map(str::to_owned)
+            .collect();
         if key.scopes.is_empty() {
             key.scopes.push("chat".to_owned());
         }
@@ -206,7 +213,7 @@ fn take_rights(key: &mut ClientKey, fields: &mut Fields) {
     }
     if fields.has("maxPriority") {
         let priority = fields.word("maxPriority", &["low", "normal", "high"]);
-        key.priority = priority.unwrap_or("high").to_owned();
+        priority.unwrap_or("high").clone_into(&mut key.priority);
     }
     if fields.has("expiresAt") {
         key.expires_at = fields.instant("expiresAt");
@@ -214,6 +221,13 @@ fn take_rights(key: &mut ClientKey, fields: &mut Fields) {
             fields.wrong("expiresAt", "must be in the future");
         }
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// 256 random bits.

@@ -70,10 +70,7 @@ impl Registered {
 }
 
 /// Reads everything that is registered. An account that cannot be used is left out, with the reason.
-pub async fn load_registered(
-    store: &Store,
-    vault: Option<&Vault>,
-) -> std::result::Result<Registered, StoreError> {
+pub async fn load_registered(store: &Store, vault: Option<&Vault>) -> std::result::Result<Registered, StoreError> {
     let mut registered = Registered::default();
     let mut page = Page { limit: Page::LARGEST, after: None };
     let mut accounts = Vec::new();
@@ -90,9 +87,9 @@ pub async fn load_registered(
         match open(&account, vault) {
             Ok((member, secret)) => {
                 registered.subscriptions.push(member);
-                registered.variables.extend(secret.map(|secret| {
-                    (variable(&account.id), secret.expose_secret().to_owned())
-                }));
+                registered
+                    .variables
+                    .extend(secret.map(|secret| (variable(&account.id), secret.expose_secret().to_owned())));
             }
             Err(problem) => {
                 tracing::warn!(account = account.id, subscription = account.name, problem, "the account is left out");
@@ -145,11 +142,7 @@ fn checked(account: &Account, secret: Option<&SecretString>) -> Checked {
     let tier = fields.shift_remove("tier");
     // It is given its name in the pool when it is stored.
     let id = if account.name.is_empty() { "new" } else { &account.name };
-    for (field, value) in [
-        ("id", json!(id)),
-        ("type", json!(account.kind)),
-        ("enabled", json!(account.enabled)),
-    ] {
+    for (field, value) in [("id", json!(id)), ("type", json!(account.kind)), ("enabled", json!(account.enabled))] {
         fields.insert(field.to_owned(), value);
     }
     if let Some(organization) = &account.organization_id {

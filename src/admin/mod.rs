@@ -50,7 +50,9 @@ pub enum AdminError {
         message: String,
     },
     /// Secrets cannot be kept.
-    #[error("ENCRYPTION_KEY is not set, so secrets cannot be kept: set it to 64 hexadecimal digits (`openssl rand -hex 32`)")]
+    #[error(
+        "ENCRYPTION_KEY is not set, so secrets cannot be kept: set it to 64 hexadecimal digits (`openssl rand -hex 32`)"
+    )]
     NoVault,
     /// A secret could not be sealed.
     #[error("the secret could not be sealed")]

@@ -33,9 +33,7 @@ fn frame(told: Told) -> Frame {
         Told::Begin { id, missed } => {
             Frame { id: Some(id), event: Some("open"), data: json!({ "missed": missed }).to_string() }
         }
-        Told::Event { id, topic, data } => {
-            Frame { id: Some(id), event: Some(topic.as_str()), data: data.to_string() }
-        }
+        Told::Event { id, topic, data } => Frame { id: Some(id), event: Some(topic.as_str()), data: data.to_string() },
         Told::Missed(missed) => {
             Frame { id: None, event: Some("missed"), data: json!({ "missed": missed }).to_string() }
         }
@@ -82,9 +80,12 @@ mod tests {
         assert_eq!((filter.organization.as_deref(), after.as_deref()), (Some("o"), Some("a-1")));
         assert_eq!(wanted(Some(&acme), None).unwrap().0.organization, Some(acme.clone()));
         assert!(wanted(Some(&acme), Some("organizationId=acme")).is_ok());
-        for (query, param) in
-            [("types=", "types"), ("types=usage,", "types"), ("type=usage", "type"), ("organizationId=", "organizationId")]
-        {
+        for (query, param) in [
+            ("types=", "types"),
+            ("types=usage,", "types"),
+            ("type=usage", "type"),
+            ("organizationId=", "organizationId"),
+        ] {
             assert_eq!(wanted(None, Some(query)).unwrap_err().param.as_deref(), Some(param), "{query}");
         }
         let reply = stream(&Feed::default(), Some(&acme), None, Some("organizationId=other"));

@@ -88,9 +88,8 @@ impl Registry {
 
     /// Notes what stands in the file.
     pub(super) fn configure(&self, config: &Config) {
-        let operators = config.client_keys.iter().filter(|key| {
-            key.scopes.contains(&Scope::Admin) && key.organization.is_none()
-        });
+        let operators =
+            config.client_keys.iter().filter(|key| key.scopes.contains(&Scope::Admin) && key.organization.is_none());
         let keys = ConfiguredKeys { admins: operators.count(), all: config.client_keys.len() };
         let known = self.known.load();
         self.known.store(Arc::new(Known {
@@ -111,7 +110,12 @@ impl Registry {
             let (accounts, keys) = (registered.subscriptions.len(), registered.client_keys.len());
             info!(accounts, keys, "what is registered was read");
             let Known { configured, keys, .. } = &**known;
-            self.known.store(Arc::new(Known { registered, is_read: true, configured: configured.clone(), keys: *keys }));
+            self.known.store(Arc::new(Known {
+                registered,
+                is_read: true,
+                configured: configured.clone(),
+                keys: *keys,
+            }));
         }
         Ok(is_new)
     }

@@ -38,15 +38,8 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 7] = [
-        Self::Allocation,
-        Self::Rotation,
-        Self::Usage,
-        Self::Subscription,
-        Self::Alert,
-        Self::Failover,
-        Self::Change,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Allocation, Self::Rotation, Self::Usage, Self::Subscription, Self::Alert, Self::Failover, Self::Change];
 
     /// Its name.
     pub const fn as_str(self) -> &'static str {
@@ -302,6 +295,7 @@ pub(super) struct UsageTold<'a> {
     pub(super) cache_read_tokens: u64,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
 fn as_usd<S: serde::Serializer>(cost: &MicroUsd, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(cost.as_usd())
 }

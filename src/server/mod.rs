@@ -93,8 +93,13 @@ impl Server {
         }
         let max_connections = settings.max_connections.max(listeners.len());
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        let shared =
-            Arc::new(Shared { gateway, settings, routes: route::Routes::new(), limits: limits::Limits::default(), admin: OnceLock::new() });
+        let shared = Arc::new(Shared {
+            gateway,
+            settings,
+            routes: route::Routes::new(),
+            limits: limits::Limits::default(),
+            admin: OnceLock::new(),
+        });
         Ok(Self { listeners, addresses, shared, max_connections })
     }
 

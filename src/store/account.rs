@@ -98,7 +98,8 @@ impl Store {
             sql.bind(new).push(" WHERE id = ").bind(id).push(" AND sealed_secret = ").bind(old);
             sql
         };
-        self.transaction_if(changes.iter().map(replace).collect(), |changed| changed.iter().all(|rows| *rows == 1)).await
+        self.transaction_if(changes.iter().map(replace).collect(), |changed| changed.iter().all(|rows| *rows == 1))
+            .await
     }
 
     /// Removes a subscription. What it used stays known. Returns whether it existed.

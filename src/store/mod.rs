@@ -183,11 +183,7 @@ impl Store {
     }
 
     /// Runs statements and keeps what they did if `keeps` says so of the rows that each changed. Returns what it said.
-    async fn transaction_if(
-        &self,
-        statements: Vec<Sql>,
-        keeps: impl FnOnce(&[u64]) -> bool + Send,
-    ) -> Result<bool> {
+    async fn transaction_if(&self, statements: Vec<Sql>, keeps: impl FnOnce(&[u64]) -> bool + Send) -> Result<bool> {
         self.prepare().await?;
         // Boxed: the future is large, and few of them exist.
         limited(

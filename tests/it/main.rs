@@ -10,6 +10,7 @@ mod gateway;
 mod http;
 mod operator;
 mod queue;
+mod registry;
 mod reload;
 mod store;
 mod structured;

@@ -135,15 +135,18 @@ async fn list(at: &Where, organization: Option<String>, env: &Env) -> anyhow::Re
     let office = Office::open(at, env).await?;
     let query = organization.map(|id| format!("&organizationId={id}")).unwrap_or_default();
     let items = office.list("claude-accounts", &query).await?;
-    let text = table(&items, &[
-        ("NAME", |item| cell(&item["name"])),
-        ("SUBSCRIPTION", |item| cell(&item["subscription"])),
-        ("TYPE", |item| cell(&item["type"])),
-        ("STATUS", |item| cell(&item["status"])),
-        ("ORGANISATION", |item| cell(&item["organizationId"])),
-        ("POOL", |item| cell(&item["live"]["status"])),
-        ("ID", |item| cell(&item["id"])),
-    ]);
+    let text = table(
+        &items,
+        &[
+            ("NAME", |item| cell(&item["name"])),
+            ("SUBSCRIPTION", |item| cell(&item["subscription"])),
+            ("TYPE", |item| cell(&item["type"])),
+            ("STATUS", |item| cell(&item["status"])),
+            ("ORGANISATION", |item| cell(&item["organizationId"])),
+            ("POOL", |item| cell(&item["live"]["status"])),
+            ("ID", |item| cell(&item["id"])),
+        ],
+    );
     show(at, &json!(items), &text);
     for item in items.iter().filter(|item| item["problem"].is_string()) {
         note(&format!("`{}` is not in the pool: {}", cell(&item["subscription"]), cell(&item["problem"])));
@@ -185,12 +188,11 @@ async fn login(one: &One, setup_token: bool, env: &Env) -> anyhow::Result<()> {
     let overrides = Overrides { config: one.at.config.clone(), listen: None };
     let config = config::load(env, &overrides)?;
     let configured = config.subscriptions.iter().find(|member| member.id == one.account);
-    let dir = match configured {
-        Some(member) => Some(member.config_dir.clone()),
-        None => {
-            let account = Office::open(&one.at, env).await?.account(&one.account).await?;
-            account["configDir"].as_str().map(PathBuf::from)
-        }
+    let dir = if let Some(member) = configured {
+        Some(member.config_dir.clone())
+    } else {
+        let account = Office::open(&one.at, env).await?.account(&one.account).await?;
+        account["configDir"].as_str().map(PathBuf::from)
     };
     let dir = dir.with_context(|| format!("`{}` has no CLI profile to log in", one.account))?;
     let users_own = env.default_profile().is_some_and(|own| own == dir) && env.var("CLAUDE_CONFIG_DIR").is_none();

@@ -5,7 +5,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::office::{Office, Where, note};
-use super::table::{cell, table};
+use super::table::{Column, cell, table};
 use crate::admin::rotate;
 use crate::app::{store_location, vault};
 use crate::cli::say;
@@ -112,7 +112,7 @@ async fn list(at: &Where, revoked: bool, env: &Env) -> anyhow::Result<()> {
         say(&format!("{:#}", json!(items)));
         return Ok(());
     }
-    let columns: &[(&str, fn(&Value) -> String)] = &[
+    let columns: &[Column] = &[
         ("NAME", |item| cell(&item["name"])),
         ("KEY", |item| format!("{}...", cell(&item["hint"]))),
         ("SCOPES", |item| cell(&item["scopes"])),

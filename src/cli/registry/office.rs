@@ -66,12 +66,14 @@ impl Office {
     /// Without a running program.
     async fn store(at: &Where, env: &Env, base: &str) -> anyhow::Result<Self> {
         let location = store_location(env)?;
-        let location = location.context("nothing is listening, and there is no place for a store: set AUTH_POOL_STATE_DIR")?;
+        let location =
+            location.context("nothing is listening, and there is no place for a store: set AUTH_POOL_STATE_DIR")?;
         note(&format!("nothing is listening on {base}: working on the store itself"));
         let overrides = Overrides { config: at.config.clone(), listen: None };
         // A configuration that cannot be used has no keys that count.
         let configured = config::load(env, &overrides).map(|config| config.client_keys).unwrap_or_default();
-        let operators = configured.iter().filter(|key| key.scopes.contains(&Scope::Admin) && key.organization.is_none());
+        let operators =
+            configured.iter().filter(|key| key.scopes.contains(&Scope::Admin) && key.organization.is_none());
         let keys = ConfiguredKeys { admins: operators.count(), all: configured.len() };
         let profiles = env.state_dir().unwrap_or_default().join("profiles");
         let vault = vault(env)?.map(Arc::new);
@@ -95,8 +97,7 @@ impl Office {
                 (is_success, answer.json().await.context("the pool's answer is not understood")?)
             }
             Self::Store(admin) => {
-                let request =
-                    Request { actor: Actor::local(), method: &method, path, query, body: Bytes::from(bytes) };
+                let request = Request { actor: Actor::local(), method: &method, path, query, body: Bytes::from(bytes) };
                 let reply = handle(Some(&**admin), request).await;
                 let Content::Json(bytes) = &reply.content else { bail!("there is no answer") };
                 (reply.status.is_success(), serde_json::from_slice(bytes)?)

@@ -2,8 +2,11 @@
 
 use serde_json::Value;
 
-/// Entries in columns: a heading, and what stands below it.
-pub(super) fn table(items: &[Value], columns: &[(&str, fn(&Value) -> String)]) -> String {
+/// A heading, and what stands below it.
+pub(super) type Column = (&'static str, fn(&Value) -> String);
+
+/// Entries in columns.
+pub(super) fn table(items: &[Value], columns: &[Column]) -> String {
     let mut rows = vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect::<Vec<_>>()];
     rows.extend(items.iter().map(|item| columns.iter().map(|(_, cell)| clean(&cell(item))).collect()));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -40,6 +43,9 @@ mod tests {
     fn columns_line_up_and_nothing_steers_the_terminal() {
         let items = [json!({"a": "x\u{1b}[2J", "b": 1}), json!({"a": null, "b": ["p", "q"]})];
         let text = table(&items, &[("A", |item| cell(&item["a"])), ("B", |item| cell(&item["b"]))]);
-        assert_eq!(text, "A       B\nx [2J  1\n-       p,q".replace("A       B", "A      B").replace("-       p", "-      p"));
+        assert_eq!(
+            text,
+            "A       B\nx [2J  1\n-       p,q".replace("A       B", "A      B").replace("-       p", "-      p")
+        );
     }
 }
