@@ -5,6 +5,7 @@
 //! every task is waited for.
 
 mod alerts;
+mod http_backends;
 mod parts;
 mod reload;
 mod upkeep;
@@ -25,6 +26,7 @@ use crate::config::{Config, Env, Overrides};
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server::Server;
+use http_backends::HttpBackends;
 use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
@@ -62,6 +64,7 @@ impl App {
         let cwd = tempfile::Builder::new().prefix("workspace-").tempdir().context("no directory for CLI processes")?;
         let claude = ClaudeCli::new(parts::spare_settings(&config), &tasks);
         let profiles = parts::Profiles { env: env.clone(), claude: claude.clone(), cwd: cwd.path().to_owned() };
+        let http = HttpBackends::new(&config, &env)?;
         let backends = profiles.backends(&config);
         let facts = parts::cli_facts(&backends).await;
         let catalog = parts::catalog(&config, &facts);
@@ -69,7 +72,7 @@ impl App {
         let pool = SharedPool::new(parts::pool(&config));
         let usage_poll = UsagePoll::start(&pool, &config, &backends, &tasks, &stop);
         let settings = parts::gateway_settings(&config);
-        let backends = parts::as_backends(backends);
+        let backends = parts::as_backends(backends, http.subscriptions(&config));
         let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), settings, tasks.clone());
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?;
         let addr = *server.addresses().first().context("the server listens nowhere")?;
@@ -92,6 +95,7 @@ impl App {
             alerts,
             usage_poll,
             profiles,
+            http,
             facts,
         };
         reload::start(target, &config, env, overrides, &tasks, &stop);

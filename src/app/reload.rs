@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::alerts;
+use super::http_backends::HttpBackends;
 use super::parts::{self, Profiles};
 use super::usage_poll::UsagePoll;
 use crate::alert::Alerts;
@@ -28,6 +29,7 @@ pub(super) struct Target {
     pub alerts: Alerts,
     pub usage_poll: UsagePoll,
     pub profiles: Profiles,
+    pub http: HttpBackends,
     pub facts: CliFacts,
 }
 
@@ -76,7 +78,8 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     target.profiles.claude.retain(parts::spare_settings(new).max_spares, parts::enabled(new, &backends));
     parts::prepare_spares(new, &backends, &catalog);
     target.usage_poll.apply(new, &backends);
-    target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
+    let backends = parts::as_backends(backends, target.http.subscriptions(new));
+    target.gateway.replace(backends, catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.server.store(Arc::new(parts::server_settings(new)));
     target.alerts.apply(alerts::settings(new, &target.profiles.env));

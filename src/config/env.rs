@@ -24,6 +24,8 @@ pub const PORT: &str = "PORT";
 pub const LOG_LEVEL: &str = "LOG_LEVEL";
 /// The Slack incoming webhook of the `slack` channel.
 pub const SLACK_WEBHOOK_URL: &str = "SLACK_WEBHOOK_URL";
+/// The key of the only subscription, where there is neither a file nor a CLI profile.
+pub const ANTHROPIC_API_KEY: &str = "ANTHROPIC_API_KEY";
 /// The user's own CLI profile, where it is not `~/.claude`.
 pub const CLAUDE_CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub use env::Env;
 pub use model::{
-    CapacityTracking, Channel, CircuitBreaker, Claude, ClientKey, Config, Kind, Notifications, Priority, Queue,
+    Api, CapacityTracking, Channel, CircuitBreaker, Claude, ClientKey, Config, Kind, Notifications, Priority, Queue,
     Rebalancing, Rule, RuleKind, Server, Source, Subscription,
 };
 pub use problem::{FieldPath, Place, Problem, Problems};

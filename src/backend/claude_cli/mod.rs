@@ -8,10 +8,10 @@
 //! Invariants: client text is written to stdin only, inside user messages that are disarmed; nothing of a client ever
 //! becomes an argument, an environment variable or a file name. No process outlives its [`process::Process`].
 
-mod classify;
-mod input;
+pub(super) mod classify;
+pub(super) mod input;
 mod launch;
-mod output;
+pub(super) mod output;
 mod probe;
 mod process;
 mod spares;
