@@ -11,4 +11,6 @@ mod http;
 mod operator;
 mod queue;
 mod reload;
+mod store;
+mod structured;
 mod usage;
