@@ -260,7 +260,8 @@ mod tests {
             "subscriptions": [{
                 "id": "a", "email": "a@b.c", "type": "claude-pro", "configDir": "~/.claude", "weeklyBudget": 1.5,
                 "maxClients": 1, "maxConcurrent": 2, "enabled": true, "priority": "low", "tier": "t",
-                "env": {"A": "b"}, "oauthTokenEnv": "T"
+                "env": {"A": "b"}, "oauthTokenEnv": "T",
+                "apiKeyEnv": "K", "baseUrl": "https://api.example.com", "models": {"opus": "their-opus"}
             }],
             "maxClientsPerSubscription": 1, "weeklyBudgetThreshold": 0.5, "fallbackWhenExhausted": false,
             "rebalancing": {

@@ -199,7 +199,14 @@ fn a_wrong_value_is_told_by_kind_and_never_quoted() {
             json!({"id": "a b"}),
             "id: must be 1 to 64 letters, digits, `.`, `_` or `-`, and begin with a letter or digit",
         ),
-        (json!({"type": "api"}), "type: `api` subscriptions are not supported by this version"),
+        (
+            json!({"apiKey": "sk-ant"}),
+            "apiKey: unknown field; name in `apiKeyEnv` the environment variable that holds the key",
+        ),
+        (
+            json!({"apiKeyEnv": "K"}),
+            "apiKeyEnv: belongs to subscriptions of type `api`; this one is driven through the CLI",
+        ),
         (json!({"oauthTokenEnv": "sk-ant-oat01-x"}), "oauthTokenEnv: must be the name of an environment variable"),
         (json!({"oauthTokenEnv": "sk_secret"}), "oauthTokenEnv: names an environment variable that is not set"),
         (
@@ -539,4 +546,48 @@ fn what_alerts_cannot_do_is_refused_by_name() {
     assert!(home.load(&off).is_ok(), "what is off is not looked at");
     let good = json!({"notifications": {"allowHosts": ["10.0.0.1"]}, "quotaAlerts": {"channels": {"slack": true}}});
     assert!(home.load(&good).is_ok());
+}
+
+#[test]
+fn an_api_subscription_needs_a_key_and_an_address_that_can_be_used() {
+    let home = Home::new().with("KEY", "sk-x");
+    let member = |fields: &Value| {
+        let mut value = json!({"id": "a", "type": "api", "apiKeyEnv": "KEY", "weeklyBudget": 10});
+        for (name, field) in fields.as_object().unwrap() {
+            value[name] = field.clone();
+        }
+        value
+    };
+    let file = |fields: &Value| json!({"subscriptions": [member(fields)]});
+    let config = home.load(&file(&json!({"baseUrl": "http://127.0.0.1:9/v1/", "models": {"*": "m"}}))).unwrap();
+    assert_eq!(config.warnings, [], "no CLI is missed where none is needed");
+    let api = config.subscriptions[0].api.as_ref().unwrap();
+    assert_eq!((api.key_env.as_str(), api.base_url.as_str()), ("KEY", "http://127.0.0.1:9/v1"));
+    assert!(!format!("{config:?}").contains("sk-x"));
+    let insecure = home.load(&file(&json!({"baseUrl": "http://gateway.example.com"}))).unwrap();
+    assert!(insecure.warnings[0].to_string().starts_with("subscriptions[0].baseUrl: is plain http"));
+    for (fields, expected) in [
+        (json!({"apiKeyEnv": "NONE"}), "apiKeyEnv: names an environment variable that is not set"),
+        (json!({"baseUrl": "api.example.com"}), "baseUrl: is not a URL: relative URL without a base"),
+        (json!({"baseUrl": "file:///etc"}), "baseUrl: must begin with `https://` (or `http://`) and a host"),
+        (json!({"baseUrl": "https://u:p@h"}), "baseUrl: must be an address without user, password, `?` and `#`"),
+        (json!({"models": {"a": ""}}), "models.a: must not be empty"),
+        (
+            json!({"configDir": "~/.claude-sub1"}),
+            "configDir: belongs to subscriptions that are driven through the CLI; this one has the type `api`",
+        ),
+    ] {
+        assert_eq!(home.problems(&file(&fields)), [format!("subscriptions[0].{expected}")]);
+    }
+    let mut missing = member(&json!({}));
+    missing.as_object_mut().unwrap().remove("apiKeyEnv");
+    assert_eq!(
+        home.problems(&json!({"subscriptions": [missing]})),
+        ["subscriptions[0].apiKeyEnv: is missing: name the environment variable that holds the key"]
+    );
+    let twice = json!({"subscriptions": [member(&json!({})), member(&json!({"id": "b"}))]});
+    assert_eq!(
+        home.problems(&twice),
+        ["subscriptions[1].apiKeyEnv: is already that of subscriptions[0]: the same account would be counted twice"]
+    );
 }

@@ -148,7 +148,7 @@ impl Member<'_> {
         let raw = self.raw;
         self.tier(findings);
         let weekly_budget = self.weekly_budget(findings);
-        let (config_dir, api) = if raw.kind? == Kind::Api {
+        let (config_dir, api) = if raw.kind == Some(Kind::Api) {
             (None, Some(api::of_subscription(raw, self.at, self.context, findings)?))
         } else {
             api::absent(raw, self.at, findings);
