@@ -5,6 +5,7 @@
 //! every task is waited for.
 
 mod alerts;
+mod cli_watch;
 mod http_backends;
 mod parts;
 mod reload;
@@ -26,6 +27,7 @@ use crate::config::{Config, Env, Overrides};
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server::Server;
+use cli_watch::CliWatch;
 use http_backends::HttpBackends;
 use usage_poll::UsagePoll;
 
@@ -89,12 +91,16 @@ impl App {
             let alerts = alerts.clone();
             move || alerts.view()
         });
+        let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
+        gateway.show_in_debug("cli", cli_watch.view(&claude));
         let target = reload::Target {
             pool,
             gateway: gateway.clone(),
             server: server.settings(),
             alerts,
             usage_poll,
+            cli_watch,
+            replacements,
             profiles,
             http,
             facts,

@@ -13,4 +13,3 @@ mod queue;
 mod reload;
 mod store;
 mod structured;
-mod usage;

@@ -202,6 +202,7 @@ fn claude(
         spares_per_subscription: section.spares_per_subscription,
         max_line_bytes: section.max_line_bytes,
         usage_poll_interval: usage_poll_interval(&section.usage_poll_interval, &at.key("usagePollInterval"), findings),
+        self_test: section.self_test,
     }
 }
 
