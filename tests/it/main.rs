@@ -6,6 +6,7 @@ mod alerts;
 mod architecture;
 mod backends;
 mod claude_cli;
+mod clients;
 mod gateway;
 mod http;
 mod operator;

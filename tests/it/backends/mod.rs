@@ -1,6 +1,7 @@
 //! Backends over HTTP: a real proxy in front of the stand-in, of another proxy, and of upstreams that mean no good.
 
 mod api_subscriptions;
+mod configuration;
 mod hostile;
 mod single_account;
 
