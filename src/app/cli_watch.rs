@@ -32,6 +32,8 @@ const AFTER_START: Duration = Duration::from_secs(5);
 /// What the configuration says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Plan {
+    /// Whether a subscription is driven through it.
+    needed: bool,
     command: PathBuf,
     self_test: bool,
 }
@@ -100,7 +102,11 @@ impl CliWatch {
 
 impl Plan {
     fn of(config: &Config) -> Self {
-        Self { command: config.claude.command.clone(), self_test: config.claude.self_test }
+        Self {
+            needed: config.subscriptions.iter().any(|member| member.config_dir.is_some()),
+            command: config.claude.command.clone(),
+            self_test: config.claude.self_test,
+        }
     }
 }
 
@@ -118,6 +124,13 @@ impl Follower {
         let mut known: Option<(PathBuf, Binary)> = None;
         loop {
             let plan = plans.borrow_and_update().clone();
+            if !plan.needed {
+                self.view().error = None;
+                if plans.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
             // When it is not there it may come back; requests fail by themselves until then.
             if let Some(binary) = self.settled(&plan).await
                 && known.as_ref().is_none_or(|(_, known)| *known != binary)

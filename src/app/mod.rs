@@ -7,6 +7,7 @@
 mod alerts;
 mod cli_watch;
 mod clients;
+mod http_backends;
 mod parts;
 mod registry;
 mod reload;
@@ -30,6 +31,7 @@ use crate::runtime::tasks::Tasks;
 use crate::server::Server;
 use crate::store::Store;
 use cli_watch::CliWatch;
+use http_backends::HttpBackends;
 use registry::Registry;
 use usage_poll::UsagePoll;
 
@@ -73,6 +75,7 @@ impl App {
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
         let cwd = tempfile::Builder::new().prefix("workspace-").tempdir().context("no directory for CLI processes")?;
         let claude = ClaudeCli::new(parts::spare_settings(&config), &tasks);
+        let http = HttpBackends::new(&config, &all_env)?;
         let profiles = parts::Profiles { env: all_env, claude: claude.clone(), cwd: cwd.path().to_owned() };
         let backends = profiles.backends(&config);
         let facts = parts::cli_facts(&backends).await;
@@ -81,7 +84,7 @@ impl App {
         let pool = SharedPool::new(parts::pool(&config));
         let usage_poll = UsagePoll::start(&pool, &config, &backends, &tasks, &stop);
         let settings = parts::gateway_settings(&config);
-        let backends = parts::as_backends(backends);
+        let backends = parts::as_backends(backends, http.subscriptions(&config));
         let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), settings, tasks.clone());
         gateway.clients().apply(clients::rules(&config));
         let (admin, registrations) = registry.admin(&gateway, &pool);
@@ -113,6 +116,7 @@ impl App {
             registry,
             registrations,
             profiles,
+            http,
             facts,
         };
         reload::start(target, file, env, overrides, &tasks, &stop);

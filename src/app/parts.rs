@@ -39,7 +39,8 @@ pub(super) type CliBackends = Vec<(Arc<str>, ClaudeCliBackend)>;
 
 pub(super) fn spare_settings(config: &Config) -> SpareSettings {
     let claude = &config.claude;
-    let subscriptions = config.subscriptions.iter().filter(|subscription| subscription.enabled).count();
+    let is_driven = |member: &&config::Subscription| member.enabled && member.config_dir.is_some();
+    let subscriptions = config.subscriptions.iter().filter(is_driven).count();
     let max_processes = claude.max_processes as usize;
     SpareSettings {
         max_processes,
@@ -77,7 +78,7 @@ impl Profiles {
             let profile = self.profile(config, subscription);
             (Arc::from(subscription.id.as_str()), self.claude.backend(profile, settings.clone()))
         };
-        config.subscriptions.iter().map(backend).collect()
+        config.subscriptions.iter().filter(|member| member.config_dir.is_some()).map(backend).collect()
     }
 
     fn profile(&self, config: &Config, subscription: &config::Subscription) -> Profile {
@@ -87,7 +88,7 @@ impl Profiles {
         let is_named = self.env.var(config::env::CLAUDE_CONFIG_DIR).is_some();
         Profile {
             subscription: subscription.id.clone(),
-            config_dir: (!is_users_own || is_named).then(|| subscription.config_dir.clone()),
+            config_dir: subscription.config_dir.clone().filter(|_| !is_users_own || is_named),
             env: subscription.env.clone(),
             oauth_token: subscription.oauth_token_env.as_deref().and_then(|name| self.env.var(name)).map(str::to_owned),
         }
@@ -140,8 +141,10 @@ pub(super) fn prepare_spares(config: &Config, backends: &CliBackends, catalog: &
     }
 }
 
-pub(super) fn as_backends(backends: CliBackends) -> Backends {
-    backends.into_iter().map(|(id, backend)| (id, Arc::new(backend) as Arc<dyn Backend>)).collect()
+/// All backends: those of CLI profiles and those of API keys.
+pub(super) fn as_backends(profiles: CliBackends, keys: Backends) -> Backends {
+    let profiles = profiles.into_iter().map(|(id, backend)| (id, Arc::new(backend) as Arc<dyn Backend>));
+    profiles.chain(keys).collect()
 }
 
 pub(super) fn gateway_settings(config: &Config) -> gateway::Settings {

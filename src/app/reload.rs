@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::alerts;
 use super::cli_watch::CliWatch;
+use super::http_backends::HttpBackends;
 use super::parts::{self, Profiles};
 use super::registry::{self, Change, Registry};
 use super::usage_poll::UsagePoll;
@@ -37,6 +38,7 @@ pub(super) struct Target {
     /// Changes of what is registered.
     pub registrations: mpsc::Receiver<Change>,
     pub profiles: Profiles,
+    pub http: HttpBackends,
     pub facts: CliFacts,
 }
 
@@ -91,7 +93,8 @@ pub(super) fn start(
 /// Takes over the file together with what is registered. Returns both.
 async fn join(target: &mut Target, old: &Config, file: &Config) -> Config {
     let (all, env) = target.registry.added_to(file);
-    target.profiles.env = env;
+    target.profiles.env = env.clone();
+    target.http.follow(env);
     take_over(target, old, &all).await;
     all
 }
@@ -108,7 +111,8 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     parts::prepare_spares(new, &backends, &catalog);
     target.usage_poll.apply(new, &backends);
     target.cli_watch.apply(new);
-    target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
+    let backends = parts::as_backends(backends, target.http.subscriptions(new));
+    target.gateway.replace(backends, catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.gateway.clients().apply(super::clients::rules(new));
     target.server.store(Arc::new(parts::server_settings(new)));

@@ -3,8 +3,10 @@
 //! A backend is bound to one subscription. [`Backend::run`] gives a stream of [`Event`]s; **dropping the stream
 //! cancels the work** and frees everything behind it, so a client that leaves needs no special path.
 
+pub mod anthropic_api;
 pub mod claude_cli;
 mod failure;
+pub mod http;
 
 use std::sync::Arc;
 

@@ -78,7 +78,12 @@ fn describe(config: &Config) -> String {
         let off = if subscription.enabled { "" } else { "  (switched off)" };
         let (id, kind, budget) = (&subscription.id, subscription.kind, subscription.weekly_budget);
         // Writing to a string does not fail.
-        let _ = write!(text, "\n  {id:width$}  {kind}  {budget} a week  {}{off}", subscription.config_dir.display());
+        let place = match (&subscription.config_dir, &subscription.api) {
+            (Some(config_dir), _) => config_dir.display().to_string(),
+            (None, Some(api)) => format!("{}, key in {}", api.base_url, api.key_env),
+            (None, None) => String::new(),
+        };
+        let _ = write!(text, "\n  {id:width$}  {kind}  {budget} a week  {place}{off}");
     }
     for warning in &config.warnings {
         let _ = write!(text, "\n  warning: {warning}");

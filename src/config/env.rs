@@ -24,6 +24,8 @@ pub const PORT: &str = "PORT";
 pub const LOG_LEVEL: &str = "LOG_LEVEL";
 /// The Slack incoming webhook of the `slack` channel.
 pub const SLACK_WEBHOOK_URL: &str = "SLACK_WEBHOOK_URL";
+/// The key of the only subscription, where there is neither a file nor a CLI profile.
+pub const ANTHROPIC_API_KEY: &str = "ANTHROPIC_API_KEY";
 /// The directory for what this program keeps between runs.
 pub const AUTH_POOL_STATE_DIR: &str = "AUTH_POOL_STATE_DIR";
 /// Where the store is: `sqlite:PATH` or `postgres://...`.

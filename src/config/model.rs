@@ -85,8 +85,10 @@ pub struct Subscription {
     pub email: Option<String>,
     /// What it is.
     pub kind: Kind,
-    /// The CLI profile, absolute.
-    pub config_dir: PathBuf,
+    /// The CLI profile, absolute; `None` for an API key.
+    pub config_dir: Option<PathBuf>,
+    /// How its API is reached; `None` for a CLI profile.
+    pub api: Option<Api>,
     /// What may be spent in seven days; above zero.
     pub weekly_budget: MicroUsd,
     /// Sessions at the same time, where it differs from the pool's.
@@ -114,12 +116,24 @@ impl fmt::Debug for Subscription {
             .field("id", &self.id)
             .field("kind", &self.kind)
             .field("config_dir", &self.config_dir)
+            .field("api", &self.api)
             .field("weekly_budget", &self.weekly_budget)
             .field("enabled", &self.enabled)
             .field("env", &self.env.keys().collect::<Vec<_>>())
             .field("oauth_token_env", &self.oauth_token_env)
             .finish_non_exhaustive()
     }
+}
+
+/// How an API is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// Names the environment variable that holds the key; that variable is set.
+    pub key_env: String,
+    /// Its address; `http` or `https`, without a query.
+    pub base_url: String,
+    /// What models are called there, by exact id, family or `*`.
+    pub models: BTreeMap<String, String>,
 }
 
 /// What a subscription is.

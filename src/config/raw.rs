@@ -113,7 +113,7 @@ pub(super) struct Subscription {
     #[serde(rename = "type")]
     #[schemars(required)]
     pub(super) kind: Option<Kind>,
-    /// The CLI profile: a directory whose path has a part that begins with `.claude`. `~` is the home directory; a
+    /// For `claude-pro` and `claude-max`: the CLI profile, a directory whose path has a part that begins with `.claude`. `~` is the home directory; a
     /// relative path starts at this file's directory.
     pub(super) config_dir: Option<String>,
     /// US dollars that may be spent in seven days.
@@ -144,6 +144,15 @@ pub(super) struct Subscription {
     /// Names the environment variable that holds its long-lived token (`claude setup-token`).
     #[schemars(regex(pattern = VARIABLE))]
     pub(super) oauth_token_env: Option<String>,
+    /// For `api`: names the environment variable that holds its key.
+    #[schemars(regex(pattern = VARIABLE))]
+    pub(super) api_key_env: Option<String>,
+    /// For `api`: where the Messages API is, if not at Anthropic itself.
+    pub(super) base_url: Option<String>,
+    /// For `api`: what the models are called there, by exact id, family (`opus`, `sonnet`, ...) or `*` for all others.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Name>")]
+    pub(super) models: BTreeMap<String, String>,
 }
 
 fn max_concurrent() -> u32 {

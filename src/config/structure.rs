@@ -124,7 +124,7 @@ fn unknown_field(name: &str, schema_path: &Location) -> (String, Option<String>)
     const ADVICE: [(&str, &str, &str); 4] = [
         ("ClientKey", "key", "give the key's `sha256`, or name in `env` the environment variable that holds it"),
         ("ClientKey", "apiKey", "give the key's `sha256`, or name in `env` the environment variable that holds it"),
-        ("Subscription", "apiKey", "keys are not written in this file"),
+        ("Subscription", "apiKey", "name in `apiKeyEnv` the environment variable that holds the key"),
         ("Subscription", "oauthToken", "name in `oauthTokenEnv` the environment variable that holds the token"),
     ];
     let owner = schema_path.as_str().strip_suffix("/additionalProperties").unwrap_or_default();
@@ -260,7 +260,9 @@ mod tests {
             "subscriptions": [{
                 "id": "a", "email": "a@b.c", "type": "claude-pro", "configDir": "~/.claude", "weeklyBudget": 1.5,
                 "maxClients": 1, "maxConcurrent": 2, "enabled": true, "priority": "low", "tier": "t",
-                "organizationId": "o", "env": {"A": "b"}, "oauthTokenEnv": "T"
+                "organizationId": "o",
+                "env": {"A": "b"}, "oauthTokenEnv": "T",
+                "apiKeyEnv": "K", "baseUrl": "https://api.example.com", "models": {"opus": "their-opus"}
             }],
             "maxClientsPerSubscription": 1, "weeklyBudgetThreshold": 0.5, "fallbackWhenExhausted": false,
             "rebalancing": {

@@ -77,7 +77,7 @@ fn the_shipped_sample_loads_and_means_what_it_says() {
     let first = &config.subscriptions[0];
     assert_eq!(first.email.as_deref(), Some("user1@example.com"));
     assert_eq!(first.kind, Kind::ClaudePro);
-    assert_eq!(first.config_dir, home.dir.path().join(".claude-sub1"));
+    assert_eq!(first.config_dir, Some(home.dir.path().join(".claude-sub1")));
     assert_eq!(first.weekly_budget, MicroUsd::from_usd(456.0));
     assert_eq!((first.max_clients, first.max_concurrent, first.enabled), (None, 10, true));
     assert_eq!(first.priority, Priority::Normal);
@@ -199,7 +199,14 @@ fn a_wrong_value_is_told_by_kind_and_never_quoted() {
             json!({"id": "a b"}),
             "id: must be 1 to 64 letters, digits, `.`, `_` or `-`, and begin with a letter or digit",
         ),
-        (json!({"type": "api"}), "type: `api` subscriptions are not supported by this version"),
+        (
+            json!({"apiKey": "sk-ant"}),
+            "apiKey: unknown field; name in `apiKeyEnv` the environment variable that holds the key",
+        ),
+        (
+            json!({"apiKeyEnv": "K"}),
+            "apiKeyEnv: belongs to subscriptions of type `api`; this one is driven through the CLI",
+        ),
         (json!({"oauthTokenEnv": "sk-ant-oat01-x"}), "oauthTokenEnv: must be the name of an environment variable"),
         (json!({"oauthTokenEnv": "sk_secret"}), "oauthTokenEnv: names an environment variable that is not set"),
         (
@@ -319,7 +326,7 @@ fn with_the_pool_off_the_users_own_profile_serves_and_client_keys_still_hold() {
     assert!(!config.enabled);
     assert_eq!(config.subscriptions.len(), 1);
     assert_eq!(config.subscriptions[0].id, "default");
-    assert_eq!(config.subscriptions[0].config_dir, home.dir.path().join(".claude"));
+    assert_eq!(config.subscriptions[0].config_dir, Some(home.dir.path().join(".claude")));
     assert_eq!(config.subscriptions[0].weekly_budget, MicroUsd::from_usd(456.0));
     assert_eq!(config.client_keys.len(), 1);
 }
@@ -335,7 +342,7 @@ fn without_a_file_or_without_members_the_users_own_profile_is_the_pool() {
         assert!(config.enabled);
         let [only] = config.subscriptions.as_slice() else { panic!("{config:?}") };
         assert_eq!((only.id.as_str(), only.weekly_budget), ("default", MicroUsd::from_usd(7.0)));
-        assert_eq!(only.config_dir, home.dir.path().join(".claude"));
+        assert_eq!(only.config_dir, Some(home.dir.path().join(".claude")));
     }
 
     let other = Home::new().with("CLAUDE_CONFIG_DIR", "/nowhere/profile");

@@ -91,9 +91,19 @@ impl Price {
     /// The cost of `usage`. Cache writes count twice the input price: the 1-hour cache, which the CLI uses under a
     /// subscription.
     pub fn cost(&self, usage: &Usage) -> MicroUsd {
+        self.reckon(usage, 8)
+    }
+
+    /// The cost of `usage` where prompts are cached for 5 minutes: cache writes count 1.25 times the input price.
+    pub fn cost_with_short_cache(&self, usage: &Usage) -> MicroUsd {
+        self.reckon(usage, 5)
+    }
+
+    /// `write_quarters`: what a cache write costs, in quarters of the input price.
+    fn reckon(&self, usage: &Usage, write_quarters: i128) -> MicroUsd {
         let at = |count: u64, price: i64| i128::from(count) * i128::from(price);
         let micros = at(usage.input, self.input)
-            + at(usage.cache_creation, self.input) * 2
+            + at(usage.cache_creation, self.input) * write_quarters / 4
             + at(usage.cache_read, self.cache_read)
             + at(usage.output, self.output);
         let factor = self.long.filter(|long| usage.total_input() > long.above).map_or(1, |long| long.factor);
@@ -264,6 +274,8 @@ mod tests {
         let usage = Usage { input: 10, cache_creation: 1000, cache_read: 2000, output: 42, reasoning: 0 };
         // 10*3 + 1000*6 + 2000*0.3 + 42*15 = 30 + 6000 + 600 + 630 micro-dollars.
         assert_eq!(Price::usd_per_million(3, 15).cost(&usage), MicroUsd::from_micros(7260));
+        // The same with 1000*3.75 for what is written.
+        assert_eq!(Price::usd_per_million(3, 15).cost_with_short_cache(&usage), MicroUsd::from_micros(5010));
     }
 
     #[test]

@@ -75,7 +75,7 @@ async fn version(check: &str, backend: &ClaudeCliBackend, binary: &Binary) -> Fi
 
 fn login(member: &Subscription, login: anyhow::Result<Login>) -> Finding {
     let check = format!("login {}", member.id);
-    let profile = member.config_dir.display();
+    let profile = member.config_dir.as_deref().unwrap_or(Path::new("")).display();
     let advice = format!("`CLAUDE_CONFIG_DIR={profile} claude`, then /login");
     match login {
         Err(error) => Finding::failed(check, format!("it cannot be asked: {error:#}"), advice),

@@ -4,6 +4,7 @@
 
 mod alerts;
 mod architecture;
+mod backends;
 mod claude_cli;
 mod clients;
 mod gateway;

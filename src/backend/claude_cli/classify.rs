@@ -61,7 +61,8 @@ fn kind(evidence: &Evidence, result: &TurnResult) -> FailureKind {
     }
 }
 
-fn is_entitlement(text: &str) -> bool {
+/// Whether a 429 says that the account may not do this at all, whenever it tries.
+pub(in crate::backend) fn is_entitlement(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     text.contains("extra usage is required") || text.contains("long context")
 }

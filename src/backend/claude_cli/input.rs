@@ -123,7 +123,11 @@ fn flag_settings(request: &Request) -> Option<Value> {
 }
 
 /// Fields of the provider's request body that the CLI has no setting of its own for.
-fn extra_body(options: &Options, tools: &[Tool], choice: Option<&ToolChoice>) -> Map<String, Value> {
+pub(in crate::backend) fn extra_body(
+    options: &Options,
+    tools: &[Tool],
+    choice: Option<&ToolChoice>,
+) -> Map<String, Value> {
     let mut body = Map::new();
     if let Some(temperature) = options.temperature {
         body.insert("temperature".to_owned(), json!(temperature));
@@ -169,18 +173,24 @@ fn thinking_budget(request: &Request) -> Option<u32> {
     if request.model.thinking != Thinking::Budget {
         return None;
     }
+    Some(budget(effort, request.options.max_tokens))
+}
+
+/// The thinking budget that an effort buys, in tokens; 0 where the answer may not be long enough for any.
+pub(in crate::backend) fn budget(effort: Effort, max_tokens: Option<u32>) -> u32 {
     let wanted = match effort {
         Effort::Low => 2_048,
         Effort::Medium => 8_192,
         Effort::High => 16_384,
         Effort::XHigh => 31_999,
     };
-    let room = request.options.max_tokens.map_or(u32::MAX, |max_tokens| max_tokens.saturating_sub(1));
+    let room = max_tokens.map_or(u32::MAX, |max_tokens| max_tokens.saturating_sub(1));
     let budget = wanted.min(room);
-    Some(if budget < MIN_THINKING_BUDGET { 0 } else { budget })
+    if budget < MIN_THINKING_BUDGET { 0 } else { budget }
 }
 
-fn block(block: &Block) -> Value {
+/// A piece of a turn in the provider's words.
+pub(in crate::backend) fn block(block: &Block) -> Value {
     match block {
         Block::Text(text) => json!({ "type": "text", "text": text }),
         Block::Image(source) => image(source),

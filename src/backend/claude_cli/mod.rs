@@ -9,12 +9,12 @@
 //! becomes an argument, an environment variable or a file name. No process outlives its [`process::Process`].
 
 mod binary;
-mod classify;
+pub(super) mod classify;
 mod features;
-mod input;
+pub(super) mod input;
 mod launch;
 mod login;
-mod output;
+pub(super) mod output;
 mod probe;
 mod process;
 mod spares;

@@ -36,7 +36,7 @@ pub(super) enum Line {
 
 /// A piece of the provider's stream.
 #[derive(Debug, PartialEq)]
-pub(super) enum StreamEvent {
+pub(in crate::backend) enum StreamEvent {
     /// A message begins; the input side of the usage.
     Start(Usage),
     /// Text.
@@ -123,9 +123,10 @@ struct StreamLine {
     event: RawEvent,
 }
 
+/// An event as the provider writes it.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum RawEvent {
+pub(in crate::backend) enum RawEvent {
     MessageStart {
         message: RawMessage,
     },
@@ -148,14 +149,14 @@ enum RawEvent {
 }
 
 #[derive(Deserialize)]
-struct RawMessage {
+pub(in crate::backend) struct RawMessage {
     #[serde(default)]
     usage: RawUsage,
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum RawBlock {
+pub(in crate::backend) enum RawBlock {
     Text {
         #[serde(default)]
         text: String,
@@ -170,7 +171,7 @@ enum RawBlock {
 
 #[derive(Deserialize)]
 #[serde(tag = "type")]
-enum RawDelta {
+pub(in crate::backend) enum RawDelta {
     #[serde(rename = "text_delta")]
     Text { text: String },
     #[serde(rename = "thinking_delta")]
@@ -182,14 +183,14 @@ enum RawDelta {
 }
 
 #[derive(Deserialize)]
-struct RawMessageDelta {
+pub(in crate::backend) struct RawMessageDelta {
     #[serde(default)]
     stop_reason: Option<String>,
 }
 
 /// Usage as the provider writes it. In a `message_delta` only the fields that are there replace earlier ones.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-pub(super) struct RawUsage {
+pub(in crate::backend) struct RawUsage {
     input_tokens: Option<u64>,
     cache_creation_input_tokens: Option<u64>,
     cache_read_input_tokens: Option<u64>,
@@ -204,7 +205,7 @@ struct RawOutputDetails {
 
 impl RawUsage {
     /// Overwrites the figures of `usage` with those that are there.
-    pub(super) fn apply_to(self, usage: &mut Usage) {
+    pub(in crate::backend) fn apply_to(self, usage: &mut Usage) {
         let set = |field: &mut u64, value: Option<u64>| {
             if let Some(value) = value {
                 *field = value;

@@ -189,7 +189,7 @@ async fn login(one: &One, setup_token: bool, env: &Env) -> anyhow::Result<()> {
     let config = config::load(env, &overrides)?;
     let configured = config.subscriptions.iter().find(|member| member.id == one.account);
     let dir = if let Some(member) = configured {
-        Some(member.config_dir.clone())
+        member.config_dir.clone()
     } else {
         let account = Office::open(&one.at, env).await?.account(&one.account).await?;
         account["configDir"].as_str().map(PathBuf::from)

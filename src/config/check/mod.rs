@@ -3,6 +3,7 @@
 //! Every check reports and goes on. Where a value is unusable a harmless one takes its place: as soon as there is one
 //! problem, nobody sees the result.
 
+mod api;
 mod client_keys;
 mod notifications;
 mod server;
@@ -48,8 +49,9 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
     quota_alerts(&file.quota_alerts, &file.notifications, &at("quotaAlerts"), context, findings);
     without_effect(&file, findings);
     let subscriptions = subscriptions::check(&file, context, findings);
-    let claude = claude(&file.claude, &at("claude"), context, findings);
-    let spares = u64::from(claude.spares_per_subscription) * u64::try_from(subscriptions.len()).unwrap_or(u64::MAX);
+    let profiles = subscriptions.iter().filter(|member| member.config_dir.is_some()).count();
+    let claude = claude(&file.claude, &at("claude"), profiles > 0, context, findings);
+    let spares = u64::from(claude.spares_per_subscription) * u64::try_from(profiles).unwrap_or(u64::MAX);
     if spares > u64::from(claude.max_processes) {
         findings.warning(
             at("claude").key("maxProcesses"),
@@ -177,7 +179,14 @@ fn rebalancing(
     }
 }
 
-fn claude(section: &raw::Claude, at: &FieldPath, context: &Context<'_>, findings: &mut Findings) -> Claude {
+/// `needed`: whether a subscription is driven through the CLI.
+fn claude(
+    section: &raw::Claude,
+    at: &FieldPath,
+    needed: bool,
+    context: &Context<'_>,
+    findings: &mut Findings,
+) -> Claude {
     let mut span = |name: &str, span: &super::span::Span| {
         span.resolve(&at.key(name), Unit::Seconds, Duration::from_millis(100)..=DAY, findings)
     };
@@ -192,7 +201,7 @@ fn claude(section: &raw::Claude, at: &FieldPath, context: &Context<'_>, findings
         }
     }
     Claude {
-        command: command(&section.command, &at.key("command"), context, findings),
+        command: command(&section.command, &at.key("command"), needed, context, findings),
         first_event_timeout,
         idle_timeout,
         total_timeout,
@@ -215,11 +224,11 @@ fn usage_poll_interval(span: &Span, at: &FieldPath, findings: &mut Findings) -> 
 
 /// A name is left to `PATH`; a path is made absolute, because processes start in a directory of their own. That it is
 /// not there yet is only a warning: the CLI may be installed while the proxy runs.
-fn command(text: &str, at: &FieldPath, context: &Context<'_>, findings: &mut Findings) -> PathBuf {
+fn command(text: &str, at: &FieldPath, needed: bool, context: &Context<'_>, findings: &mut Findings) -> PathBuf {
     if text.contains('/') {
         match config_dir::expand(text, &context.base, context.env.home().as_deref()) {
             Ok(path) => {
-                if !path.is_file() {
+                if needed && !path.is_file() {
                     findings.warning(at, format!("{} does not exist", path.display()));
                 }
                 return path;
@@ -228,7 +237,7 @@ fn command(text: &str, at: &FieldPath, context: &Context<'_>, findings: &mut Fin
         }
     } else if text.contains('\0') {
         findings.problem(at, "must not contain a NUL character");
-    } else if !in_path(text, context.env) {
+    } else if needed && !in_path(text, context.env) {
         findings.warning(at, format!("`{text}` is not in PATH"));
     }
     PathBuf::from(text)

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Context;
+use super::api::{self, ANTHROPIC};
 use crate::config::config_dir;
-use crate::config::env::CLAUDE_CONFIG_DIR;
-use crate::config::model::{Kind, Priority, Subscription};
+use crate::config::env::{ANTHROPIC_API_KEY, CLAUDE_CONFIG_DIR};
+use crate::config::model::{Api, Kind, Priority, Subscription};
 use crate::config::problem::{FieldPath, Findings, Place};
 use crate::config::raw;
 use crate::config::structure::nearest;
@@ -37,9 +38,10 @@ pub(super) fn check(file: &raw::File, context: &Context<'_>, findings: &mut Find
         let subscription = Member { raw: member, at: &at, file, context }.check(findings);
         seen.once("id", member.id.as_deref(), &at, findings);
         seen.once("oauthTokenEnv", member.oauth_token_env.as_deref(), &at, findings);
-        if let Some(subscription) = &subscription {
-            let place = std::fs::canonicalize(&subscription.config_dir);
-            let place = place.as_deref().unwrap_or(&subscription.config_dir);
+        seen.once("apiKeyEnv", member.api_key_env.as_deref(), &at, findings);
+        if let Some(config_dir) = subscription.as_ref().and_then(|subscription| subscription.config_dir.as_deref()) {
+            let place = std::fs::canonicalize(config_dir);
+            let place = place.as_deref().unwrap_or(config_dir);
             seen.once("configDir", Some(&place.to_string_lossy()), &at, findings);
         }
         checked.extend(subscription);
@@ -73,29 +75,56 @@ impl Seen {
     }
 }
 
-/// The user's own CLI profile as the only subscription.
+/// The only subscription where none is described: the user's own CLI profile. Where there is none, the key in
+/// `ANTHROPIC_API_KEY`; where there is one, the key is left alone, because using it would cost money that nobody has
+/// agreed to.
 fn default_profile(context: &Context<'_>, findings: &mut Findings) -> Option<Subscription> {
+    let key = context.env.var(ANTHROPIC_API_KEY);
     let Some(config_dir) = context.env.default_profile() else {
-        findings.problem(Place::Variable("HOME".to_owned()), "is not set, so the Claude CLI's profile cannot be found");
+        if key.is_some() {
+            return Some(default_key(context));
+        }
+        let advice = "is not set, so the Claude CLI's profile cannot be found";
+        findings.problem(Place::Variable("HOME".to_owned()), advice);
         return None;
     };
     let config_dir = std::path::absolute(&config_dir).unwrap_or(config_dir);
     let variable = if context.env.var(CLAUDE_CONFIG_DIR).is_some() { CLAUDE_CONFIG_DIR } else { "HOME" };
     let place = Place::Variable(variable.to_owned());
+    let shown = config_dir.display();
     match config_dir::inspect(&config_dir) {
-        Ok(None) => {}
-        Ok(Some(unwise)) => findings.warning(place, unwise),
+        Ok(unwise) => {
+            if let Some(unwise) = unwise {
+                findings.warning(place, unwise);
+            }
+            if key.is_some() {
+                let message = format!("is not used: the CLI profile at {shown} serves");
+                findings.warning(Place::Variable(ANTHROPIC_API_KEY.to_owned()), message);
+            }
+        }
+        Err(_) if key.is_some() => return Some(default_key(context)),
         Err(_) => {
-            let shown = config_dir.display();
-            let advice = "run `claude` and log in, or describe your subscriptions in a file (`auth-pool config init`)";
+            let advice = "run `claude` and log in, set ANTHROPIC_API_KEY, or describe your subscriptions in a file \
+                          (`auth-pool config init`)";
             findings.problem(place, format!("there is no Claude CLI profile at {shown}; {advice}"));
         }
     }
-    Some(Subscription {
+    Some(Subscription { config_dir: Some(config_dir), ..default_member(Kind::ClaudePro, context) })
+}
+
+/// The key in `ANTHROPIC_API_KEY` as the only subscription.
+fn default_key(context: &Context<'_>) -> Subscription {
+    let api = Api { key_env: ANTHROPIC_API_KEY.to_owned(), base_url: ANTHROPIC.to_owned(), models: BTreeMap::new() };
+    Subscription { api: Some(api), ..default_member(Kind::Api, context) }
+}
+
+fn default_member(kind: Kind, context: &Context<'_>) -> Subscription {
+    Subscription {
         id: DEFAULT_ID.to_owned(),
         email: None,
-        kind: Kind::ClaudePro,
-        config_dir,
+        kind,
+        config_dir: None,
+        api: None,
         weekly_budget: context.settings.weekly_budget.unwrap_or_else(|| MicroUsd::from_usd(DEFAULT_BUDGET)),
         max_clients: None,
         max_concurrent: 10,
@@ -105,7 +134,7 @@ fn default_profile(context: &Context<'_>, findings: &mut Findings) -> Option<Sub
         organization: None,
         env: BTreeMap::new(),
         oauth_token_env: None,
-    })
+    }
 }
 
 /// One subscription under check.
@@ -121,19 +150,21 @@ impl Member<'_> {
     fn check(&self, findings: &mut Findings) -> Option<Subscription> {
         let raw = self.raw;
         self.tier(findings);
-        if raw.kind == Some(Kind::Api) {
-            findings.problem(self.at.key("type"), "`api` subscriptions are not supported by this version");
-            return None;
-        }
-        self.environment(findings);
-        self.token(findings);
-        let config_dir = self.config_dir(findings);
         let weekly_budget = self.weekly_budget(findings);
+        let (config_dir, api) = if raw.kind == Some(Kind::Api) {
+            (None, Some(api::of_subscription(raw, self.at, self.context, findings)?))
+        } else {
+            api::absent(raw, self.at, findings);
+            self.environment(findings);
+            self.token(findings);
+            (Some(self.config_dir(findings)?), None)
+        };
         Some(Subscription {
             id: raw.id.clone()?,
             email: raw.email.clone(),
             kind: raw.kind?,
-            config_dir: config_dir?,
+            config_dir,
+            api,
             weekly_budget: weekly_budget?,
             max_clients: raw.max_clients,
             max_concurrent: raw.max_concurrent,

@@ -1,0 +1,62 @@
+//! What the configuration says of accounts and backends, and what is wrong with it.
+
+use auth_pool::config::{self, Config, Env, Overrides, Problems};
+use serde_json::{Value, json};
+
+pub(super) fn load(file: &Value) -> Result<Config, Problems> {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("auth-pool.json");
+    std::fs::write(&path, file.to_string()).unwrap();
+    std::fs::create_dir(home.path().join(".claude-sub1")).unwrap();
+    let vars = [("HOME", home.path().to_str().unwrap()), ("KEY", "sk-x"), ("OPENAI_API_KEY", "sk-y")];
+    let env: Env = vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+    config::load(&env, &Overrides { config: Some(path), listen: None })
+}
+
+pub(super) fn problems(file: &Value) -> Vec<String> {
+    let problems = load(file).map_or_else(|problems| problems.problems, |config| panic!("accepted: {config:?}"));
+    problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn an_api_subscription_needs_a_key_and_an_address_that_can_be_used() {
+    let member = |fields: &Value| {
+        let mut value = json!({"id": "a", "type": "api", "apiKeyEnv": "KEY", "weeklyBudget": 10});
+        for (name, field) in fields.as_object().unwrap() {
+            value[name] = field.clone();
+        }
+        value
+    };
+    let file = |fields: &Value| json!({"subscriptions": [member(fields)]});
+    let config = load(&file(&json!({"baseUrl": "http://127.0.0.1:9/v1/", "models": {"*": "m"}}))).unwrap();
+    assert_eq!(config.warnings, [], "no CLI is missed where none is needed");
+    let api = config.subscriptions[0].api.as_ref().unwrap();
+    assert_eq!((api.key_env.as_str(), api.base_url.as_str()), ("KEY", "http://127.0.0.1:9/v1"));
+    assert!(!format!("{config:?}").contains("sk-x"));
+    let insecure = load(&file(&json!({"baseUrl": "http://gateway.example.com"}))).unwrap();
+    assert!(insecure.warnings[0].to_string().starts_with("subscriptions[0].baseUrl: is plain http"));
+    for (fields, expected) in [
+        (json!({"apiKeyEnv": "NONE"}), "apiKeyEnv: names an environment variable that is not set"),
+        (json!({"baseUrl": "api.example.com"}), "baseUrl: is not a URL: relative URL without a base"),
+        (json!({"baseUrl": "file:///etc"}), "baseUrl: must begin with `https://` (or `http://`) and a host"),
+        (json!({"baseUrl": "https://u:p@h"}), "baseUrl: must be an address without user, password, `?` and `#`"),
+        (json!({"models": {"a": ""}}), "models.a: must not be empty"),
+        (
+            json!({"configDir": "~/.claude-sub1"}),
+            "configDir: belongs to subscriptions that are driven through the CLI; this one has the type `api`",
+        ),
+    ] {
+        assert_eq!(problems(&file(&fields)), [format!("subscriptions[0].{expected}")]);
+    }
+    let mut missing = member(&json!({}));
+    missing.as_object_mut().unwrap().remove("apiKeyEnv");
+    assert_eq!(
+        problems(&json!({"subscriptions": [missing]})),
+        ["subscriptions[0].apiKeyEnv: is missing: name the environment variable that holds the key"]
+    );
+    let twice = json!({"subscriptions": [member(&json!({})), member(&json!({"id": "b"}))]});
+    assert_eq!(
+        problems(&twice),
+        ["subscriptions[1].apiKeyEnv: is already that of subscriptions[0]: the same account would be counted twice"]
+    );
+}
