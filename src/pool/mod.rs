@@ -18,6 +18,7 @@ mod lease;
 mod limits;
 mod ramp;
 mod rebalance;
+mod restore;
 mod select;
 mod session;
 mod session_table;
@@ -42,6 +43,7 @@ pub use capacity::CapacityLimits;
 pub use command::*;
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
+pub use restore::{Learned, LearnedBreaker, LearnedLock, LearnedWindow, PastSession, PastUse};
 pub use snapshot::{
     BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, UsageView,
     WindowView,

@@ -5,6 +5,7 @@ mod failure;
 mod limits;
 mod properties;
 mod reload;
+mod restore;
 mod selection;
 mod sessions;
 mod strategies;
