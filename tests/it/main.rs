@@ -12,4 +12,3 @@ mod queue;
 mod reload;
 mod store;
 mod structured;
-mod usage;
