@@ -2,11 +2,12 @@
 //!
 //! Stopping is a sequence, each step with its own end: readiness goes off and the listener closes; running answers may
 //! end within the drain timeout; what is left is cut with an error frame, which kills its processes; spares are killed;
-//! every task is waited for.
+//! every task is waited for; what is to be kept is written.
 
 mod alerts;
 mod cli_watch;
 mod parts;
+mod recording;
 mod reload;
 mod upkeep;
 mod usage_poll;
@@ -27,6 +28,7 @@ use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server::Server;
 use cli_watch::CliWatch;
+use recording::Recording;
 use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
@@ -42,6 +44,7 @@ const REAP_LIMIT: Duration = Duration::from_secs(5);
 pub struct App {
     gateway: PooledGateway,
     claude: ClaudeCli,
+    recording: Option<Recording>,
     addr: SocketAddr,
     server: JoinHandle<()>,
     /// No more connections.
@@ -70,6 +73,7 @@ impl App {
         let catalog = parts::catalog(&config, &facts);
         parts::prepare_spares(&config, &backends, &catalog);
         let pool = SharedPool::new(parts::pool(&config));
+        let recording = Recording::start(&pool, &config, &stop).await?;
         let usage_poll = UsagePoll::start(&pool, &config, &backends, &tasks, &stop);
         let settings = parts::gateway_settings(&config);
         let backends = parts::as_backends(backends);
@@ -90,6 +94,9 @@ impl App {
         });
         let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
         gateway.show_in_debug("cli", cli_watch.view(&claude));
+        if let Some(recording) = &recording {
+            recording.connect(&gateway, &alerts, &pool, &config, &stop);
+        }
         let target = reload::Target {
             pool,
             gateway: gateway.clone(),
@@ -103,7 +110,7 @@ impl App {
         };
         reload::start(target, &config, env, overrides, &tasks, &stop);
         let server = tasks.spawn("server", server.run(drain.clone(), kill.clone()));
-        Ok(Self { gateway, claude, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
+        Ok(Self { gateway, claude, recording, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
     }
 
     /// The address that is served; its port is real also where port 0 was asked for.
@@ -128,6 +135,10 @@ impl App {
         self.claude.close();
         if timeout(REAP_LIMIT, self.tasks.finished()).await.is_err() {
             warn!(tasks = self.tasks.len(), "some tasks did not end");
+        }
+        // Last: what the last requests left behind is there by now.
+        if let Some(recording) = self.recording.take() {
+            recording.finish().await;
         }
         info!("stopped");
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::model::{Channel, Kind, Priority};
 use super::sections::{AccountSelection, QuotaAlerts, RateLimit, without_holes};
 use super::span::Span;
+use super::store;
 
 /// Configuration of auth-pool.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -56,6 +57,8 @@ pub(super) struct File {
     pub(super) capacity_tracking: CapacityTracking,
     /// Capacity limits by tier; a subscription names its `tier`.
     pub(super) rate_limits: BTreeMap<String, RateLimit>,
+    /// Where usage, limits, sessions and what is registered by the admin API are kept over restarts.
+    pub(super) store: store::Section,
 }
 
 impl Default for File {
@@ -77,6 +80,7 @@ impl Default for File {
             quota_alerts: QuotaAlerts::default(),
             capacity_tracking: CapacityTracking::default(),
             rate_limits: BTreeMap::new(),
+            store: store::Section::default(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast;
 
 use super::queue::Queue;
+use super::record::{Trace, in_a_word};
 use crate::conversation::LimitReport;
 use crate::pool::{Ask, Decision, Effect, LeaseId, Outcome, Pool, Refusal, Spent};
 use crate::runtime::clock;
@@ -50,6 +51,8 @@ impl SharedPool {
             subscription: grant.subscription,
             decision: grant.decision,
             spent: Spent::default(),
+            granted_at: now,
+            trace: None,
         })
     }
 
@@ -106,6 +109,9 @@ pub(super) struct Lease {
     pub(super) decision: Arc<Decision>,
     /// What has been used so far; counted however the lease ends.
     pub(super) spent: Spent,
+    granted_at: Timestamp,
+    /// Who is told what it was.
+    trace: Option<Arc<Trace>>,
 }
 
 impl Lease {
@@ -119,10 +125,25 @@ impl Lease {
         self.pool.observe(&self.subscription, report);
     }
 
+    /// The lease serves an attempt of the request that `trace` goes with.
+    pub(super) fn serve(&mut self, trace: Option<&Arc<Trace>>) {
+        if let Some(trace) = trace {
+            trace.attempt(&self.subscription);
+        }
+        self.trace = trace.cloned();
+    }
+
     fn end(&mut self, outcome: Outcome) {
-        if let Some(id) = self.id.take() {
-            let spent = self.spent;
-            self.pool.with(|pool, now| ((), pool.finish(now, id, outcome, spent)));
+        let Some(id) = self.id.take() else { return };
+        let (spent, trace) = (self.spent, self.trace.take());
+        let word = in_a_word(&outcome);
+        let (at, session) = self.pool.with(|pool, now| {
+            let effects = pool.finish(now, id, outcome, spent);
+            let session = trace.as_ref().and_then(|trace| pool.session(trace.session()));
+            ((now, session), effects)
+        });
+        if let Some(trace) = trace {
+            trace.ended(&self.subscription, (self.granted_at, at), word, spent, session);
         }
     }
 }

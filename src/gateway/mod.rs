@@ -8,6 +8,7 @@ mod lease;
 mod operate;
 mod pooled;
 mod queue;
+mod record;
 mod settings;
 mod structured;
 
@@ -22,6 +23,7 @@ use serde_json::Value;
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
+pub use record::{Progress, ProgressState, Recorder, Used};
 pub use settings::Settings;
 
 pub use crate::backend::{Failure, FailureKind};

@@ -161,6 +161,9 @@ impl Trace {
             sum.reasoning += spent.usage.reasoning;
             progress.cost += spent.cost;
             progress.state = outcome.1;
+            if outcome.1 == ProgressState::Failed {
+                progress.error = Some(outcome.0.to_owned());
+            }
         });
         if spent.cost > MicroUsd::ZERO || spent.usage.total() > 0 {
             let duration_ms = u64::try_from(at.since(granted_at).as_millis()).unwrap_or(u64::MAX);

@@ -284,7 +284,8 @@ impl SessionId {
             _ => return None,
         };
         let (first, second) = digits.split_at_checked(16)?;
-        let half = |digits: &str| (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten();
+        let is_half = |digits: &str| digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let half = |digits: &str| is_half(digits).then(|| u64::from_str_radix(digits, 16).ok()).flatten();
         Some((kind, Self::from_halves([half(first)?, half(second)?])))
     }
 }

@@ -54,9 +54,9 @@ fn budgets_are_what_they_were() {
     assert!((view.health_score - before.health_score).abs() < 1e-9);
     // What becomes old falls out as if nothing had happened, and nothing is announced twice.
     assert_eq!(after.pool.tick(after.now), []);
-    after.wait(DAY * 7 - HOUR);
+    after.wait(HOUR * 167);
     after.pool.tick(after.now);
-    assert_eq!(after.view("s0").weekly_used, 0.0);
+    assert!(after.view("s0").weekly_used.abs() < 1e-9);
     assert_eq!(after.turn("a", 1.0).as_ref(), "s0");
 }
 
@@ -71,7 +71,7 @@ fn what_is_older_than_a_week_or_of_nobody_here_counts_for_nothing() {
         used("s0", now + HOUR, 2.0),
     ];
     assert_eq!(world.pool.recall_usage(now, past), 2);
-    assert_eq!(world.view("s0").weekly_used, 3.0);
+    assert!((world.view("s0").weekly_used - 3.0).abs() < 1e-9);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn what_comes_late_is_put_where_it_belongs() {
     assert_eq!((view.weekly_used, view.current_block_cost), (35.0, 25.0));
     assert_eq!(view.block_ends_at, Some(world.now + HOUR));
     world.wait(DAY * 2);
-    assert_eq!(world.view("s0").weekly_used, 25.0);
+    assert!((world.view("s0").weekly_used - 25.0).abs() < 1e-9);
 }
 
 #[test]
