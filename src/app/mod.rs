@@ -2,13 +2,14 @@
 //!
 //! Stopping is a sequence, each step with its own end: readiness goes off and the listener closes; running answers may
 //! end within the drain timeout; what is left is cut with an error frame, which kills its processes; spares are killed;
-//! every task is waited for.
+//! every task is waited for; what is to be kept is written.
 
 mod alerts;
 mod cli_watch;
 mod clients;
 mod http_backends;
 mod parts;
+mod recording;
 mod registry;
 mod reload;
 mod upkeep;
@@ -32,12 +33,14 @@ use crate::server::Server;
 use crate::store::Store;
 use cli_watch::CliWatch;
 use http_backends::HttpBackends;
+use recording::Recording;
 use registry::Registry;
 use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
 pub use parts::cli_backends;
-pub use registry::{store_location, vault};
+pub use recording::store_location;
+pub use registry::vault;
 
 /// How long connections may take to send their last frame once everything is cut.
 const CUT_LIMIT: Duration = Duration::from_secs(3);
@@ -49,6 +52,7 @@ const REAP_LIMIT: Duration = Duration::from_secs(5);
 pub struct App {
     gateway: PooledGateway,
     claude: ClaudeCli,
+    recording: Option<Recording>,
     addr: SocketAddr,
     server: JoinHandle<()>,
     /// No more connections.
@@ -68,8 +72,8 @@ impl App {
     /// now on.
     pub async fn start(config: Config, env: Env, overrides: Overrides) -> anyhow::Result<Self> {
         let file = config;
-        let store = store_location(&env)?.map(Store::new);
-        let registry = Registry::open(&file, &env, store).await?;
+        let store = store_location(&file)?.map(Store::new);
+        let registry = Registry::open(&file, &env, store.clone()).await?;
         let (config, all_env) = registry.added_to(&file);
         let tasks = Tasks::default();
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
@@ -82,6 +86,7 @@ impl App {
         let catalog = parts::catalog(&config, &facts);
         parts::prepare_spares(&config, &backends, &catalog);
         let pool = SharedPool::new(parts::pool(&config));
+        let recording = Recording::start(&pool, &config, store, &stop).await;
         let usage_poll = UsagePoll::start(&pool, &config, &backends, &tasks, &stop);
         let settings = parts::gateway_settings(&config);
         let backends = parts::as_backends(backends, http.subscriptions(&config));
@@ -105,6 +110,9 @@ impl App {
         });
         let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
         gateway.show_in_debug("cli", cli_watch.view(&claude));
+        if let Some(recording) = &recording {
+            recording.connect(&gateway, &alerts, &pool, &config, &stop);
+        }
         let target = reload::Target {
             pool,
             gateway: gateway.clone(),
@@ -121,7 +129,7 @@ impl App {
         };
         reload::start(target, file, env, overrides, &tasks, &stop);
         let server = tasks.spawn("server", server.run(drain.clone(), kill.clone()));
-        Ok(Self { gateway, claude, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
+        Ok(Self { gateway, claude, recording, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
     }
 
     /// The address that is served; its port is real also where port 0 was asked for.
@@ -146,6 +154,10 @@ impl App {
         self.claude.close();
         if timeout(REAP_LIMIT, self.tasks.finished()).await.is_err() {
             warn!(tasks = self.tasks.len(), "some tasks did not end");
+        }
+        // Last: what the last requests left behind is there by now.
+        if let Some(recording) = self.recording.take() {
+            recording.finish().await;
         }
         info!("stopped");
     }

@@ -13,30 +13,25 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, ConfiguredKeys, Host, Registered, load_registered};
-use crate::config::env::{DATABASE_URL, ENCRYPTION_KEY, ENCRYPTION_KEY_PREVIOUS};
+use crate::config::env::{ENCRYPTION_KEY, ENCRYPTION_KEY_PREVIOUS};
 use crate::config::{Config, Env, Scope};
 use crate::gateway::{PooledGateway, SharedPool, Topic};
 use crate::runtime::clock;
 use crate::secrets::Vault;
-use crate::store::{Location, Store};
+use crate::store::Store;
 
 /// How often the store is looked at for what others have changed.
 const REVIEW: Duration = Duration::from_secs(30);
 /// How often it is tried again while it could not be read at all.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long the start waits for it.
+const FIRST_LIMIT: Duration = Duration::from_secs(3);
 /// Changes that wait to be taken over; whoever makes more waits.
 const WAITING: usize = 16;
-
-/// Where the store is: what `DATABASE_URL` says, else a file in the state directory.
-pub fn store_location(env: &Env) -> anyhow::Result<Option<Location>> {
-    match env.var(DATABASE_URL) {
-        Some(url) => Ok(Some(Location::from_url(url).context("environment variable DATABASE_URL")?)),
-        None => Ok(env.state_dir().map(|dir| Location::file(dir.join("auth-pool.db")))),
-    }
-}
 
 /// The keys that seal and open stored secrets; `None` without `ENCRYPTION_KEY`.
 pub fn vault(env: &Env) -> anyhow::Result<Option<Vault>> {
@@ -79,7 +74,8 @@ impl Registry {
         let registry = Self { store, vault, env: env.clone(), known: Arc::default() };
         registry.configure(config);
         if registry.store.is_some()
-            && let Err(error) = registry.read().await
+            && let Err(error) =
+                timeout(FIRST_LIMIT, registry.read()).await.unwrap_or(Err("it does not answer".to_owned()))
         {
             error!(error, "the store cannot be read: registered accounts and keys are missing until it can");
         }

@@ -30,7 +30,7 @@ pub enum Topic {
     Subscription,
     /// An alert fired or was resolved.
     Alert,
-    /// A request was served by the fallback.
+    /// An attempt failed; if the request may be tried elsewhere, it is.
     Failover,
     /// Somebody changed accounts or keys.
     Change,
@@ -278,6 +278,17 @@ pub(super) struct AllocationTold<'a> {
     pub(super) attempt: u32,
     pub(super) kind: &'static str,
     pub(super) reason: String,
+}
+
+/// A failed attempt, as an event.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct FailureTold<'a> {
+    pub(super) client: &'a str,
+    pub(super) subscription: &'a str,
+    pub(super) attempt: u32,
+    pub(super) cause: &'static str,
+    pub(super) goes_on: bool,
 }
 
 /// What an attempt used, as an event.

@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use super::attempt::outcome;
 use super::clients::Spending;
-use super::feed::{AllocationTold, Feed, Topic, UsageTold};
+use super::feed::{AllocationTold, FailureTold, Feed, Topic, UsageTold};
 use super::queue::Queue;
+use super::record::{Trace, in_a_word};
+use crate::backend::Failure;
 use crate::conversation::LimitReport;
 use crate::pool::{Ask, Decision, Effect, LeaseId, Outcome, Pool, Refusal, Spent};
 use crate::runtime::clock;
@@ -69,6 +72,13 @@ impl SharedPool {
         self.tell(Topic::Allocation, subscription, &told);
     }
 
+    /// Tells those who follow that an attempt failed; another may follow on another subscription.
+    pub(super) fn tell_failure(&self, client: &str, attempt: u32, subscription: &str, failure: &Failure) {
+        let (cause, _) = in_a_word(&outcome(failure));
+        let told = FailureTold { client, subscription, attempt, cause, goes_on: failure.may_retry_elsewhere() };
+        self.tell(Topic::Failover, subscription, &told);
+    }
+
     /// Asks for a lease.
     pub(super) fn acquire(&self, ask: &Ask<'_>) -> Result<Lease, Refusal> {
         let now = clock::now();
@@ -81,6 +91,8 @@ impl SharedPool {
             decision: grant.decision,
             spent: Spent::default(),
             spending: Spending::default(),
+            granted_at: now,
+            trace: None,
         })
     }
 
@@ -141,6 +153,9 @@ pub(super) struct Lease {
     pub(super) spent: Spent,
     /// The client's account, on which that is booked.
     pub(super) spending: Spending,
+    granted_at: Timestamp,
+    /// Who is told what it was.
+    trace: Option<Arc<Trace>>,
 }
 
 impl Lease {
@@ -173,13 +188,27 @@ impl Lease {
         self.pool.tell(Topic::Usage, &self.subscription, &told);
     }
 
+    /// The lease serves an attempt of the request that `trace` goes with.
+    pub(super) fn serve(&mut self, trace: Option<&Arc<Trace>>) {
+        if let Some(trace) = trace {
+            trace.attempt(&self.subscription);
+        }
+        self.trace = trace.cloned();
+    }
+
     fn end(&mut self, outcome: Outcome) {
-        if let Some(id) = self.id.take() {
-            let spent = self.spent;
-            self.spending.book(clock::now(), spent.cost);
-            let word = outcome.in_a_word();
-            self.pool.with(|pool, now| ((), pool.finish(now, id, outcome, spent)));
-            self.tell_use(word);
+        let Some(id) = self.id.take() else { return };
+        let (spent, trace) = (self.spent, self.trace.take());
+        let word = in_a_word(&outcome);
+        self.spending.book(clock::now(), spent.cost);
+        let (at, session) = self.pool.with(|pool, now| {
+            let effects = pool.finish(now, id, outcome, spent);
+            let session = trace.as_ref().and_then(|trace| pool.session(trace.session()));
+            ((now, session), effects)
+        });
+        self.tell_use(word.0);
+        if let Some(trace) = trace {
+            trace.ended(&self.subscription, (self.granted_at, at), word, spent, session);
         }
     }
 }

@@ -10,6 +10,7 @@ mod lease;
 mod operate;
 mod pooled;
 mod queue;
+mod record;
 mod settings;
 mod structured;
 mod tryout;
@@ -27,6 +28,7 @@ pub use feed::{Feed, FeedFilter, Told, Topic};
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
+pub use record::{Progress, ProgressState, Recorder, Used};
 pub use settings::Settings;
 
 pub use crate::backend::{Failure, FailureKind};

@@ -106,21 +106,6 @@ pub enum Outcome {
     },
 }
 
-impl Outcome {
-    /// The outcome in one word, for those who count.
-    pub const fn in_a_word(&self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Abandoned => "abandoned",
-            Self::ClientError => "client_error",
-            Self::Limited(_) => "limited",
-            Self::Unavailable => "unavailable",
-            Self::BackendFailed => "backend_failed",
-            Self::Unauthenticated { .. } => "unauthenticated",
-        }
-    }
-}
-
 /// What a lease used up; zero when nothing reached the provider.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spent {

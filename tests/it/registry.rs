@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use auth_pool::admin::rotate;
 use auth_pool::app::{App, store_location, vault};
-use auth_pool::config::{self, Env, Overrides};
-use auth_pool::store::Store;
+use auth_pool::config::{self, Config, Env, Overrides};
+use auth_pool::store::{Location, Store};
 use futures_util::StreamExt as _;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -51,10 +51,18 @@ impl House {
         vars.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
 
-    async fn open(&self) -> Door {
+    fn config(&self) -> (Config, Overrides) {
         let overrides =
             Overrides { config: Some(self.home.path().join("auth-pool.json")), listen: Some("127.0.0.1:0".to_owned()) };
-        let config = config::load(&self.env(), &overrides).unwrap_or_else(|problems| panic!("{problems}"));
+        (config::load(&self.env(), &overrides).unwrap_or_else(|problems| panic!("{problems}")), overrides)
+    }
+
+    fn store(&self) -> Location {
+        store_location(&self.config().0).unwrap().unwrap()
+    }
+
+    async fn open(&self) -> Door {
+        let (config, overrides) = self.config();
         let app = App::start(config, self.env(), overrides).await.unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Door { base: format!("http://{}", app.addr()), app, client, key: None }
@@ -387,7 +395,7 @@ async fn without_an_encryption_key_no_secret_is_taken_and_with_another_none_is_o
     door.app.stop().await;
 
     // With the old one beside it everything is sealed anew, after which the old one is not needed.
-    let store = Store::open(store_location(&house.env()).unwrap().unwrap()).await.unwrap();
+    let store = Store::open(house.store()).await.unwrap();
     assert!(rotate(&store, &vault(&house.env()).unwrap().unwrap()).await.is_err());
     house.previous = Some(ONE);
     let both = vault(&house.env()).unwrap().unwrap();

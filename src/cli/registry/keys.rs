@@ -1,5 +1,7 @@
 //! `auth-pool keys`.
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
@@ -9,7 +11,7 @@ use super::table::{Column, cell, table};
 use crate::admin::rotate;
 use crate::app::{store_location, vault};
 use crate::cli::say;
-use crate::config::Env;
+use crate::config::{self, Env, Overrides};
 use crate::store::Store;
 
 /// What `auth-pool keys` can do.
@@ -33,7 +35,11 @@ pub(in crate::cli) enum KeysCommand {
         at: Where,
     },
     /// Seal all stored secrets with `ENCRYPTION_KEY`; those before it stand in `ENCRYPTION_KEY_PREVIOUS`
-    Rotate,
+    Rotate {
+        /// The configuration file [default: $`AUTH_POOL_CONFIG`, else config/auth-pool.json if it exists]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,7 +79,7 @@ pub(super) async fn run(command: KeysCommand, env: &Env) -> anyhow::Result<()> {
         KeysCommand::Create(create) => make(*create, env).await,
         KeysCommand::List { at, revoked } => list(&at, revoked, env).await,
         KeysCommand::Revoke { key, at } => revoke(&key, &at, env).await,
-        KeysCommand::Rotate => reseal(env).await,
+        KeysCommand::Rotate { config } => reseal(config, env).await,
     }
 }
 
@@ -137,9 +143,10 @@ async fn revoke(called: &str, at: &Where, env: &Env) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn reseal(env: &Env) -> anyhow::Result<()> {
+async fn reseal(config: Option<PathBuf>, env: &Env) -> anyhow::Result<()> {
     let Some(vault) = vault(env)? else { anyhow::bail!("ENCRYPTION_KEY is not set") };
-    let Some(location) = store_location(env)? else { anyhow::bail!("there is no store: set AUTH_POOL_STATE_DIR") };
+    let config = config::load(env, &Overrides { config, listen: None })?;
+    let Some(location) = store_location(&config)? else { anyhow::bail!("the configuration says that nothing is kept") };
     let store = Store::open(location).await?;
     let outcome = rotate(&store, &vault).await;
     store.close().await;

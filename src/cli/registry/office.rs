@@ -65,13 +65,12 @@ impl Office {
 
     /// Without a running program.
     async fn store(at: &Where, env: &Env, base: &str) -> anyhow::Result<Self> {
-        let location = store_location(env)?;
-        let location =
-            location.context("nothing is listening, and there is no place for a store: set AUTH_POOL_STATE_DIR")?;
-        note(&format!("nothing is listening on {base}: working on the store itself"));
         let overrides = Overrides { config: at.config.clone(), listen: None };
-        // A configuration that cannot be used has no keys that count.
-        let configured = config::load(env, &overrides).map(|config| config.client_keys).unwrap_or_default();
+        let config = config::load(env, &overrides)?;
+        let location = store_location(&config)?;
+        let location = location.context("nothing is listening, and the configuration says that nothing is kept")?;
+        note(&format!("nothing is listening on {base}: working on the store itself"));
+        let configured = config.client_keys;
         let operators =
             configured.iter().filter(|key| key.scopes.contains(&Scope::Admin) && key.organization.is_none());
         let keys = ConfiguredKeys { admins: operators.count(), all: configured.len() };

@@ -20,6 +20,7 @@ use super::problem::{FieldPath, Findings};
 use super::raw;
 use super::sections::{AccountSelection, QuotaAlerts, Strategy};
 use super::span::{DAY, SECOND, Span, Unit};
+use super::store;
 use super::structure::nearest;
 use crate::conversation::{Catalog, Family};
 use crate::units::MicroUsd;
@@ -73,6 +74,7 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
         circuit_breaker: circuit_breaker(&file.circuit_breaker, &at("circuitBreaker"), findings),
         capacity_tracking: capacity_tracking(&file.capacity_tracking, &at("capacityTracking"), findings),
         organizations: client_keys::organizations(&file.organizations, findings),
+        store: store::check(&file.store, context, findings),
         models: file.models,
         account_selection: file.account_selection,
         quota_alerts: file.quota_alerts,

@@ -3,6 +3,7 @@
 
 mod books;
 mod contract;
+mod writer;
 
 use auth_pool::config::Env;
 use auth_pool::store::{Location, Store, new_id};
