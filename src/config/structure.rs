@@ -276,7 +276,7 @@ mod tests {
                 "sparesPerSubscription": 0, "maxLineBytes": 65536, "usagePollInterval": 0
             },
             "server": {
-                "listen": "l", "corsOrigins": ["o"], "maxBodyBytes": 1024, "drainTimeout": 0, "headerReadTimeout": 1,
+                "listen": "l", "corsOrigins": ["o"], "maxBodyBytes": 1024, "maxBodyBytesTotal": 1024, "drainTimeout": 0, "headerReadTimeout": 1,
                 "maxConnections": 1,
                 "queue": {"maxWaiting": 0, "timeout": "30s"}
             },
