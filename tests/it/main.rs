@@ -10,5 +10,5 @@ mod http;
 mod operator;
 mod queue;
 mod reload;
+mod store;
 mod structured;
-mod usage;
