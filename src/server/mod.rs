@@ -1,7 +1,7 @@
 //! The front door: accepts connections, decides who may come in, finds the dialect, and puts its answer on the wire.
 //!
 //! A request's walk: `accept` (connection, limits) -> `request` (id, span, log line) -> `origin` (browsers) -> `route`
-//! -> `auth` (client key) -> `body` -> [`crate::api`] -> `response` (server-sent events).
+//! -> `auth` (client key) -> `limits` (rate) -> `body` -> [`crate::api`] -> `response` (server-sent events).
 //!
 //! Absent on purpose: TLS (a reverse proxy's work), and any task of its own for a request: a request lives in its
 //! connection's task, so when the client leaves, everything behind the request is dropped.
@@ -11,6 +11,7 @@ mod activity;
 mod auth;
 mod body;
 mod budget;
+mod limits;
 mod origin;
 mod request;
 mod response;
@@ -46,6 +47,7 @@ struct Shared {
     settings: Arc<ArcSwap<Settings>>,
     routes: route::Routes,
     bodies: budget::BodyBudget,
+    limits: limits::Limits,
 }
 
 /// An address that could not be listened on.
@@ -91,7 +93,8 @@ impl Server {
         let max_connections = settings.max_connections.max(listeners.len());
         let bodies = budget::BodyBudget::new(settings.max_body_bytes_total);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        let shared = Arc::new(Shared { gateway, settings, routes: route::Routes::new(), bodies });
+        let (routes, limits) = (route::Routes::new(), limits::Limits::default());
+        let shared = Arc::new(Shared { gateway, settings, routes, bodies, limits });
         Ok(Self { listeners, addresses, shared, max_connections })
     }
 
