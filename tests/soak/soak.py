@@ -38,8 +38,8 @@ from harness.standin import Standin  # noqa: E402
 
 KEYS = {"alice": "sk-alice-of-the-soak-test", "bob": "sk-bob-of-the-soak-test"}
 OPERATOR = "sk-operator-of-the-soak-test"
-#: Descriptors that a CLI process takes in the proxy (its three pipes, and one to wait for it).
-PER_PROCESS = 4
+#: Descriptors that a CLI process takes in the proxy (its three pipes, what waits for it, and what the runtime adds).
+PER_PROCESS = 5
 #: Descriptors and megabytes that come and go by themselves.
 SLACK_DESCRIPTORS, SLACK_MB = 8, 24
 
