@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::alert::{self, Alerts, ChannelsSettings, Rule, Severity, Target, Trigger};
 use crate::config::env::SLACK_WEBHOOK_URL;
 use crate::config::{Config, Env, RuleKind};
-use crate::gateway::SharedPool;
+use crate::gateway::{SharedPool, Topic};
 use crate::pool::UsageView;
 use crate::runtime::{clock, tasks::Tasks};
 use crate::units::Timestamp;
@@ -18,6 +21,35 @@ const PART: usize = 64;
 pub(super) fn start(pool: &SharedPool, config: &Config, env: &Env, tasks: &Tasks, stop: &CancellationToken) -> Alerts {
     let (effects, pool) = (pool.effects(), pool.clone());
     Alerts::start(settings(config, env), effects, move || weeks(&pool), tasks, stop)
+}
+
+/// Tells those who follow the pool's events what the operator is told.
+pub(super) fn tell_followers(pool: &SharedPool, alerts: &Alerts, tasks: &Tasks, stop: &CancellationToken) {
+    let (pool, mut told, stop) = (pool.clone(), alerts.told(), stop.clone());
+    tasks.spawn("followed alerts", async move {
+        while let Some(next) = stop.run_until_cancelled(told.recv()).await {
+            match next {
+                Ok(alert) => {
+                    let subscription = alert.subscription.as_deref();
+                    let organization = subscription.and_then(|id| pool.peek(|pool, _| pool.organization_of(id)));
+                    pool.feed().publish(alert.at, Topic::Alert, organization.as_ref(), &told_of(&alert));
+                }
+                Err(RecvError::Lagged(missed)) => warn!(missed, "too many alerts at once: followers miss some"),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    });
+}
+
+fn told_of(alert: &alert::Alert) -> Value {
+    json!({
+        "type": alert.kind,
+        "severity": alert.severity,
+        "subscription": alert.subscription,
+        "message": alert.message,
+        "data": alert.data,
+        "resolved": alert.resolved,
+    })
 }
 
 fn weeks(pool: &SharedPool) -> (Timestamp, Vec<UsageView>) {

@@ -104,6 +104,7 @@ impl App {
         }
         upkeep::start(&pool, &config, &tasks, &stop);
         let alerts = alerts::start(&pool, &config, &env, &tasks, &stop);
+        alerts::tell_followers(&pool, &alerts, &tasks, &stop);
         gateway.show_in_debug("alerts", {
             let alerts = alerts.clone();
             move || alerts.view()

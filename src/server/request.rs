@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::activity::Activity;
 use super::auth::{self, Client};
+use super::budget::Held;
 use super::limits::Allowance;
 use super::origin::{self, Cors};
 use super::response::{Exchange, ResponseBody, response};
@@ -42,12 +43,12 @@ pub(super) async fn handle(
         "request", %id, method = %parts.method, path = path.get(..128).unwrap_or(path), %peer,
         client = tracing::field::Empty, subscription = tracing::field::Empty, code = tracing::field::Empty,
     );
-    let mut exchange = Exchange::new(span.clone(), activity.begin());
+    let mut exchange = Exchange::new(span.clone(), activity.begin(), shared.bodies.hold());
     let found = shared.routes.find(path);
     exchange.is_probe = found.as_ref().is_some_and(|found| found.route.is_probe());
     let cors = Cors::of(&settings, &parts.headers);
 
-    let answer = answer(&shared, &settings, peer, &parts, body, found, &cors, &id);
+    let answer = answer(&shared, &settings, peer, &parts, body, &mut exchange.body, found, &cors, &id);
     let outcome = AssertUnwindSafe(answer).catch_unwind().instrument(span.clone()).await;
     let reply = outcome.unwrap_or_else(|_| {
         let _entered = span.enter();
@@ -81,6 +82,7 @@ async fn answer(
     peer: SocketAddr,
     parts: &Parts,
     mut body: Incoming,
+    held: &mut Held,
     found: Option<Found>,
     cors: &Cors,
     id: &Arc<str>,
@@ -100,9 +102,9 @@ async fn answer(
             };
             if matches!(found.route, Route::Events | Route::Admin) {
                 let actor = Manager { name: has_key.then(|| Arc::clone(&caller.client)), organization };
-                manage(shared, settings, parts, &mut body, found, actor).await
+                manage(shared, settings, parts, (&mut body, held), found, actor).await
             } else {
-                serve(shared, settings, parts, &mut body, found, &caller).await
+                serve(shared, settings, parts, &mut body, held, found, &caller).await
             }
         }
         Ok(Admitted::Options(reply)) => Ok(reply),
@@ -214,13 +216,14 @@ async fn serve(
     settings: &Settings,
     parts: &Parts,
     body: &mut Incoming,
+    held: &mut Held,
     found: Found,
     caller: &Caller,
 ) -> Result<Reply, Denial> {
     let gateway = &*shared.gateway;
     Ok(match found.route {
         Route::Chat => {
-            let body = body::read(body, &parts.headers, settings).await?;
+            let body = body::read(body, &parts.headers, settings, held).await?;
             openai::chat::create(gateway, caller, body).await
         }
         Route::Models => openai::models::list(&gateway.catalog(), caller),
@@ -249,7 +252,7 @@ async fn manage(
     shared: &Shared,
     settings: &Settings,
     parts: &Parts,
-    body: &mut Incoming,
+    (body, held): (&mut Incoming, &mut Held),
     found: Found,
     manager: Manager,
 ) -> Result<Reply, Denial> {
@@ -259,7 +262,7 @@ async fn manage(
         return Ok(events::stream(&shared.gateway.feed(), manager.organization.as_ref(), last, query));
     }
     let settings = Settings { max_body_bytes: settings.max_body_bytes.min(admin::MAX_BODY), ..settings.clone() };
-    let body = body::read(body, &parts.headers, &settings).await?;
+    let body = body::read(body, &parts.headers, &settings, held).await?;
     let actor = Actor {
         name: manager.name.map_or_else(|| Actor::local().name, |name| name.to_string()),
         organization: manager.organization.map(|id| id.to_string()),
