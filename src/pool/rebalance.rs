@@ -3,6 +3,8 @@
 //! The strategy `pace` weighs what that costs: a session that moves leaves its prompt cache behind, and writing a long
 //! conversation anew costs more than most requests. It lets a session go only from where it could soon not be served.
 
+use std::collections::BTreeSet;
+
 use crate::units::Timestamp;
 
 use super::Pool;
@@ -32,15 +34,19 @@ impl Pool {
     fn unequal_pair(&self, now: Timestamp) -> Option<(u32, u32)> {
         let gap = self.settings.rebalancing.cost_gap;
         let is_ready = |at: u32| matches!(self.member(at).place, Some(Place::Ready(..)));
-        let &(low, cheapest) = self.blocks.iter().find(|(_, at)| is_ready(*at))?;
-        let &(_, dearest) = self
-            .blocks
-            .iter()
-            .rev()
-            .take_while(|(cost, _)| *cost > low && *cost - low >= gap)
-            .filter(|(_, at)| *at != cheapest && self.is_worth_leaving(*at, now))
-            .find(|(_, at)| self.idle_sessions(*at, now).next().is_some())?;
-        Some((dearest, cheapest))
+        let owner = |at: u32| &self.member(at).settings.organization;
+        let cheap = self.blocks.iter().filter(|(_, at)| is_ready(*at));
+        // The cheapest of all, unless organisations are kept apart: then the cheapest of each.
+        let mut seen = BTreeSet::new();
+        let cheapest_of_each = cheap.filter(|(_, at)| seen.insert(owner(*at)));
+        let most = if self.by_organization.is_empty() { 1 } else { usize::MAX };
+        cheapest_of_each.take(most).find_map(|&(low, cheapest)| {
+            let dear = self.blocks.iter().rev().take_while(|(cost, _)| *cost > low && *cost - low >= gap);
+            let alike = dear.filter(|(_, at)| *at != cheapest && owner(*at) == owner(cheapest));
+            let mut leaving = alike.filter(|(_, at)| self.is_worth_leaving(*at, now));
+            let (_, dearest) = leaving.find(|(_, at)| self.idle_sessions(*at, now).next().is_some())?;
+            Some((*dearest, cheapest))
+        })
     }
 
     /// Whether the sessions of a subscription are better off elsewhere although their caches are here.
