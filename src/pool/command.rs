@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::conversation::{Family, LimitReport, Usage};
 use crate::units::{MicroUsd, Timestamp};
 
-use super::{CapacityLimits, Decision};
+use super::{CapacityLimits, Decision, Placement};
 
 /// Names one lease; never used twice in a process's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -51,6 +51,8 @@ pub struct Grant {
     pub subscription: Arc<str>,
     /// Who was considered and why this one won.
     pub decision: Arc<Decision>,
+    /// Where the session is now.
+    pub placement: Placement,
     /// What else happened on the way, for example a rotation.
     pub effects: Vec<Effect>,
 }

@@ -10,4 +10,5 @@ mod http;
 mod operator;
 mod queue;
 mod reload;
+mod shared;
 mod usage;
