@@ -7,7 +7,8 @@
 //! | room | what it is for | may import |
 //! |---|---|---|
 //! | `main.rs` | arguments, logging, exit code; nothing else | `cli`, `config` |
-//! | [`cli`] | the commands: `serve`, `demo`, `status`, `config`, `alerts`, `simulate`, `standin` | everything below |
+//! | [`cli`] | the commands: `serve`, `demo`, `status`, `config`, `alerts`, `doctor`, `simulate`, `standin` | everything below |
+//! | [`doctor`] | checks what a pool needs, one finding each: machine, configuration, CLI, logins, services | `app`, `backend`, `config`, `selftest`, `runtime` |
 //! | [`app`] | composition root: builds every part from the configuration; owns run, reload and stop | everything below |
 //! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `gateway`, `runtime` |
 //! | [`api`] | what clients speak, one folder a dialect, and the operator's views | `gateway`, `conversation` |
@@ -18,7 +19,9 @@
 //! | [`simulator`] | the very same pool in a simulated week: strategies compared with each other and with an optimum | `pool`, `conversation` |
 //! | [`alert`] | when the operator is told, and delivery to log, webhook and Slack | `pool`, `runtime` |
 //! | [`config`] | raw file and environment -> checked configuration, all problems at once; follows the file | `conversation`, `runtime` |
+//! | [`store`] | what outlives the process: SQLite or PostgreSQL, written behind the requests | `pool`, `conversation`, `runtime` |
 //! | [`standin`] | a loopback stand-in for the Anthropic Messages API, for the demo and the tests | `runtime` |
+//! | [`selftest`] | what the installed CLI can do: tried against the stand-in, remembered for each build | `backend`, `standin`, `conversation`, `runtime` |
 //! | [`conversation`] | the one inner model: request, turn, event, usage, models | - |
 //! | [`runtime`] | what the machine gives: clock, named tasks (the only caller of `tokio::spawn`), signals | - |
 //! | [`units`] | instants and money | - |
@@ -47,11 +50,14 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod conversation;
+pub mod doctor;
 pub mod gateway;
 pub mod pool;
 pub mod runtime;
+pub mod selftest;
 pub mod server;
 pub mod shared;
 pub mod simulator;
 pub mod standin;
+pub mod store;
 pub mod units;

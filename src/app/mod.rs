@@ -28,6 +28,7 @@ use crate::server::Server;
 use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
+pub use parts::cli_backends;
 
 /// How long connections may take to send their last frame once everything is cut.
 const CUT_LIMIT: Duration = Duration::from_secs(3);

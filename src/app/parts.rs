@@ -1,7 +1,7 @@
 //! From the configuration's words to each part's own settings.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,6 +92,11 @@ impl Profiles {
     }
 }
 
+/// The backends of all subscriptions, for who runs no pool.
+pub fn cli_backends(config: &Config, env: &Env, claude: &ClaudeCli, cwd: &Path) -> Vec<(Arc<str>, ClaudeCliBackend)> {
+    Profiles { env: env.clone(), claude: claude.clone(), cwd: cwd.to_owned() }.backends(config)
+}
+
 /// What the installed CLI says of itself.
 pub(super) async fn cli_facts(backends: &CliBackends) -> CliFacts {
     let Some((_, backend)) = backends.first() else { return CliFacts::default() };
@@ -141,6 +146,7 @@ pub(super) fn gateway_settings(config: &Config) -> gateway::Settings {
     let selection = &config.account_selection;
     gateway::Settings {
         max_attempts: if selection.retry_on_failure { selection.max_retries } else { 1 },
+        deadline: config.claude.total_timeout,
         rebalancing: rebalancing(config),
         queue: QueueSettings {
             max_waiting: config.server.queue.max_waiting as usize,

@@ -37,6 +37,8 @@ pub enum FailureKind {
     TooLarge,
     /// The provider refuses the request as it stands.
     InvalidRequest,
+    /// The installed CLI cannot do what the request needs.
+    Lacking,
     /// The process could not be started.
     Spawn,
     /// All processes that may run are running.
@@ -80,9 +82,11 @@ impl Failure {
             | FailureKind::Overflow => Fault::Client,
             FailureKind::Limited(_) | FailureKind::Unauthenticated | FailureKind::Billing => Fault::Subscription,
             FailureKind::Unavailable { .. } | FailureKind::TimedOut { .. } => Fault::Provider,
-            FailureKind::Spawn | FailureKind::NoProcess | FailureKind::Crashed | FailureKind::Protocol => {
-                Fault::Backend
-            }
+            FailureKind::Lacking
+            | FailureKind::Spawn
+            | FailureKind::NoProcess
+            | FailureKind::Crashed
+            | FailureKind::Protocol => Fault::Backend,
         }
     }
 
@@ -92,7 +96,7 @@ impl Failure {
             // Another subscription may have the model.
             FailureKind::ModelNotFound => true,
             // Processes are the machine's, not the subscription's.
-            FailureKind::NoProcess | FailureKind::TimedOut { timer: "total" } => false,
+            FailureKind::Lacking | FailureKind::NoProcess | FailureKind::TimedOut { timer: "total" } => false,
             _ => self.fault() != Fault::Client,
         }
     }

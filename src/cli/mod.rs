@@ -3,6 +3,7 @@
 mod alerts;
 mod config;
 mod demo;
+mod doctor;
 mod serve;
 mod simulate;
 mod standin;
@@ -34,6 +35,8 @@ enum Command {
     Demo(demo::Args),
     /// Show a running pool: budgets, limits, sessions, and when what recovers.
     Status(status::Args),
+    /// Look at everything a pool needs, and say what to do about what is wrong.
+    Doctor(doctor::Args),
     /// Check, describe or begin a configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -47,10 +50,11 @@ enum Command {
 }
 
 impl Cli {
-    /// What is logged when `LOG_LEVEL` does not say: of a demo only what goes wrong, so that it can be read.
+    /// What is logged when `LOG_LEVEL` does not say: of a demo and of the doctor only
+    /// what goes wrong, so that they can be read.
     pub const fn default_log_filter(&self) -> &'static str {
         match self.command {
-            Command::Demo(_) => "warn",
+            Command::Demo(_) | Command::Doctor(_) => "warn",
             _ => "info",
         }
     }
@@ -62,6 +66,7 @@ pub fn run(cli: Cli, env: &Env) -> ExitCode {
         Command::Serve(args) => in_runtime(serve::run(args, env)),
         Command::Demo(args) => in_runtime(demo::run(args, env)),
         Command::Alerts(command) => in_runtime(alerts::run(command, env)),
+        Command::Doctor(args) => in_runtime(doctor::run(args, env)),
         Command::Status(args) => in_runtime(status::run(args, env)),
         Command::Standin(args) => in_runtime(stand_in(args)),
         Command::Simulate(args) => match simulate::run(&args) {

@@ -24,6 +24,8 @@ pub const PORT: &str = "PORT";
 pub const LOG_LEVEL: &str = "LOG_LEVEL";
 /// The Slack incoming webhook of the `slack` channel.
 pub const SLACK_WEBHOOK_URL: &str = "SLACK_WEBHOOK_URL";
+/// The directory for what this program keeps between runs.
+pub const AUTH_POOL_STATE_DIR: &str = "AUTH_POOL_STATE_DIR";
 /// The user's own CLI profile, where it is not `~/.claude`.
 pub const CLAUDE_CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 
@@ -57,6 +59,18 @@ impl Env {
     /// The profile that the user's own `claude` uses.
     pub fn default_profile(&self) -> Option<PathBuf> {
         self.var(CLAUDE_CONFIG_DIR).map(PathBuf::from).or_else(|| Some(self.home()?.join(".claude")))
+    }
+
+    /// The directory for what this program keeps between runs: `AUTH_POOL_STATE_DIR`, else what systemd gives to the
+    /// service, else the user's own (`$XDG_STATE_HOME/auth-pool`, `~/.local/state/auth-pool`). It may not exist yet.
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        // systemd may name several; the first is ours.
+        let of_service = || self.var("STATE_DIRECTORY").and_then(|list| list.split(':').next()).map(PathBuf::from);
+        let of_user = || {
+            let base = self.var("XDG_STATE_HOME").map(PathBuf::from);
+            Some(base.or_else(|| Some(self.home()?.join(".local/state")))?.join("auth-pool"))
+        };
+        self.var(AUTH_POOL_STATE_DIR).map(PathBuf::from).or_else(of_service).or_else(of_user)
     }
 
     /// Reads every setting, and reports each one that makes no sense.
@@ -190,6 +204,21 @@ mod tests {
     fn a_budget_must_be_more_than_nothing() {
         for bad in ["0", "-1", "x", "NaN", "inf", "1e-9", "1e12"] {
             assert_eq!(parse_budget(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_state_directory_follows_the_most_particular_wish() {
+        let all = [
+            ("HOME", "/home/me", "/home/me/.local/state/auth-pool"),
+            ("XDG_STATE_HOME", "/state", "/state/auth-pool"),
+            ("STATE_DIRECTORY", "/var/lib/auth-pool:/var/lib/other", "/var/lib/auth-pool"),
+            (AUTH_POOL_STATE_DIR, "/srv/pool", "/srv/pool"),
+        ];
+        assert_eq!(Env::default().state_dir(), None);
+        for count in 1..=all.len() {
+            let vars: Vec<(&str, &str)> = all.iter().take(count).map(|(name, value, _)| (*name, *value)).collect();
+            assert_eq!(env(&vars).state_dir(), Some(PathBuf::from(all[count - 1].2)));
         }
     }
 

@@ -243,7 +243,7 @@ pub(super) struct Claude {
     pub(super) first_event_timeout: Span,
     /// The longest pause within an answer; a number counts seconds.
     pub(super) idle_timeout: Span,
-    /// The longest a whole answer may take; a number counts seconds.
+    /// The longest a request may take with all its attempts, but for its wait in the queue; a number counts seconds.
     pub(super) total_timeout: Span,
     /// CLI processes at the same time, over all subscriptions. Each takes 100 to 130 MB.
     #[schemars(range(min = 1, max = 100_000))]

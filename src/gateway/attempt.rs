@@ -134,7 +134,10 @@ pub(super) fn outcome(failure: &Failure) -> Outcome {
         | FailureKind::TooLarge
         | FailureKind::InvalidRequest => Outcome::ClientError,
         // Nothing was learned about the subscription.
-        FailureKind::NoProcess | FailureKind::Overflow | FailureKind::TimedOut { timer: "total" } => Outcome::Abandoned,
+        FailureKind::Lacking
+        | FailureKind::NoProcess
+        | FailureKind::Overflow
+        | FailureKind::TimedOut { timer: "total" } => Outcome::Abandoned,
         FailureKind::Unavailable { .. } | FailureKind::TimedOut { .. } => Outcome::Unavailable,
         FailureKind::Spawn | FailureKind::Crashed | FailureKind::Protocol => Outcome::BackendFailed,
     }

@@ -9,6 +9,7 @@ mod operate;
 mod pooled;
 mod queue;
 mod settings;
+mod structured;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,6 +124,12 @@ pub enum GatewayError {
     /// It ran and failed.
     #[error(transparent)]
     Failed(#[from] Failure),
+    /// The answer does not have the form that was asked for, and a second one had it no more; or it has been streamed.
+    #[error("the answer does not have the form asked for: {wrong}")]
+    InvalidOutput {
+        /// What is wrong with it, for the client. May quote the answer.
+        wrong: String,
+    },
     /// The program is about to end.
     #[error("the server is shutting down")]
     ShuttingDown,

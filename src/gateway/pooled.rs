@@ -12,7 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -141,23 +141,28 @@ impl PooledGateway {
         self.0.draining.load(Ordering::Acquire)
     }
 
-    /// Tries subscriptions until one begins to answer.
-    async fn begin(&self, call: &Call) -> Result<Answer, GatewayError> {
+    /// Tries subscriptions until one begins to answer. The answer has to be over by `deadline`, but for the time that the
+    /// request waits in the queue.
+    pub(super) async fn begin(&self, call: &Call, mut deadline: Instant) -> Result<Answer, GatewayError> {
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
         let settings = **self.0.settings.load();
         // What is left of it: a request that is tried again does not begin to wait anew.
         let mut queue = settings.queue;
         for attempt in 0..settings.max_attempts.max(1) {
+            let timeout = queue.timeout;
             let lease = match self.lease(call, &tried, last.as_ref(), attempt, &mut queue).await {
-                Ok(lease) => lease,
+                Ok(lease) => {
+                    deadline += timeout.saturating_sub(queue.timeout);
+                    lease
+                }
                 Err(Unserved::Refused(refusal)) => return Err(refused(&refusal, last)),
                 Err(Unserved::Closed) => return Err(GatewayError::ShuttingDown),
             };
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
             info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
-            match self.run(call, lease).await {
+            match self.run(call, lease, deadline).await {
                 Ok(events) => {
                     let session_id = match &call.session {
                         SessionHint::Session(id) => Some(id.to_string()),
@@ -245,7 +250,12 @@ impl PooledGateway {
     }
 
     /// Runs the request under `lease` up to what its client sees first.
-    async fn run(&self, call: &Call, lease: Lease) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
+    async fn run(
+        &self,
+        call: &Call,
+        lease: Lease,
+        deadline: Instant,
+    ) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
         let Some(backend) = self.backend(&lease.subscription) else {
             return Err(Failure::new(FailureKind::Spawn, "the subscription has no backend"));
         };
@@ -253,12 +263,12 @@ impl PooledGateway {
         let caller = Caller { client: Arc::clone(&call.client) };
         let mut attempt = Attempt::new(backend.run(request, &caller), lease, request.model.price, self.0.tasks.clone());
         let mut begun = Vec::with_capacity(2);
-        while let Some(event) = attempt.next().await.transpose()? {
+        while let Some(event) = timeout_at(deadline, attempt.next()).await.map_err(|_| too_late())?.transpose()? {
             let is_seen = if call.stream { event.is_content() } else { matches!(event, Event::Finished { .. }) };
             begun.push(Ok(event));
             if is_seen {
-                let rest = stream::unfold((Some(attempt), self.0.kill.clone()), next_or_killed);
-                return Ok(stream::iter(begun).chain(rest).boxed());
+                let rest = Rest { attempt, deadline, kill: self.0.kill.clone() };
+                return Ok(stream::iter(begun).chain(stream::unfold(Some(rest), Rest::next)).boxed());
             }
         }
         Err(Failure::new(FailureKind::Protocol, "the backend ended without an answer"))
@@ -278,16 +288,32 @@ impl PooledGateway {
 
 type EventResult = Result<Event, GatewayError>;
 
-/// The next event of an attempt, or its end by [`PooledGateway::kill`].
-async fn next_or_killed(
-    (attempt, kill): (Option<Attempt>, CancellationToken),
-) -> Option<(EventResult, (Option<Attempt>, CancellationToken))> {
-    let mut attempt = attempt?;
-    tokio::select! {
-        biased;
-        event = attempt.next() => Some((event?.map_err(GatewayError::Failed), (Some(attempt), kill))),
-        () = kill.cancelled() => Some((Err(GatewayError::ShuttingDown), (None, kill))),
+/// An answer from what its client sees first on.
+struct Rest {
+    attempt: Attempt,
+    deadline: Instant,
+    /// See [`PooledGateway::kill`].
+    kill: CancellationToken,
+}
+
+impl Rest {
+    async fn next(rest: Option<Self>) -> Option<(EventResult, Option<Self>)> {
+        let Self { mut attempt, deadline, kill } = rest?;
+        let failure = tokio::select! {
+            biased;
+            event = timeout_at(deadline, attempt.next()) => match event.unwrap_or_else(|_| Some(Err(too_late())))? {
+                Ok(event) => return Some((Ok(event), Some(Self { attempt, deadline, kill }))),
+                Err(failure) => failure,
+            },
+            () = kill.cancelled() => return Some((Err(GatewayError::ShuttingDown), None)),
+        };
+        warn!(kind = ?failure.kind, detail = %failure, "the answer broke off");
+        Some((Err(GatewayError::Failed(failure)), None))
     }
+}
+
+fn too_late() -> Failure {
+    Failure::new(FailureKind::TimedOut { timer: "total" }, "the request was not answered within its time")
 }
 
 impl Gateway for PooledGateway {
@@ -296,9 +322,10 @@ impl Gateway for PooledGateway {
             if self.is_draining() {
                 return Err(GatewayError::ShuttingDown);
             }
+            let deadline = Instant::now() + self.0.settings.load().deadline;
             tokio::select! {
                 biased;
-                answer = self.begin(&call) => answer,
+                answer = self.answer(call, deadline) => answer,
                 () = self.0.kill.cancelled() => Err(GatewayError::ShuttingDown),
             }
         })

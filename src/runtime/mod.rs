@@ -4,5 +4,6 @@
 
 pub mod address;
 pub mod clock;
+pub mod memory;
 pub mod signals;
 pub mod tasks;

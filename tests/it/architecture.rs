@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import, beside itself and `units`. Keep in step with the table in `src/lib.rs`.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("conversation", &[]),
     ("runtime", &[]),
@@ -18,12 +18,13 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("server", &["api", "gateway", "runtime"]),
     ("config", &["conversation", "runtime"]),
     ("standin", &["runtime"]),
+    ("store", &["pool", "conversation", "runtime"]),
     ("alert", &["pool", "runtime"]),
-    ("app", &["server", "api", "gateway", "pool", "backend", "conversation", "config", "alert", "standin", "runtime"]),
+    ("selftest", &["backend", "standin", "conversation", "runtime"]),
+    ("doctor", &["app", "backend", "config", "selftest", "runtime"]),
     (
-        "cli",
+        "app",
         &[
-            "app",
             "server",
             "api",
             "gateway",
@@ -33,6 +34,27 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "config",
             "alert",
             "standin",
+            "store",
+            "selftest",
+            "runtime",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "app",
+            "doctor",
+            "server",
+            "api",
+            "gateway",
+            "pool",
+            "backend",
+            "conversation",
+            "config",
+            "alert",
+            "selftest",
+            "standin",
+            "store",
             "simulator",
             "runtime",
         ],
@@ -41,7 +63,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 
 #[test]
 fn imports_point_down_only() {
-    let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.into();
+    let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut wrong = BTreeSet::new();
     for file in rust_files(&src) {

@@ -11,4 +11,6 @@ mod operator;
 mod queue;
 mod reload;
 mod shared;
+mod store;
+mod structured;
 mod usage;

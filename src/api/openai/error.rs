@@ -60,12 +60,13 @@ pub enum Cause {
     UpstreamOverloaded,
     UpstreamFailed,
     UpstreamTimeout,
+    InvalidOutput,
     Internal,
 }
 
 impl Cause {
     /// Every cause, for tests and documentation.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidValue,
         Self::MissingParameter,
         Self::Unsupported,
@@ -86,6 +87,7 @@ impl Cause {
         Self::UpstreamOverloaded,
         Self::UpstreamFailed,
         Self::UpstreamTimeout,
+        Self::InvalidOutput,
         Self::Internal,
     ];
 
@@ -115,6 +117,7 @@ impl Cause {
             Self::UpstreamOverloaded => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "upstream_overloaded"),
             Self::UpstreamFailed => (StatusCode::BAD_GATEWAY, SERVER, "upstream_error"),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, SERVER, "upstream_timeout"),
+            Self::InvalidOutput => (StatusCode::BAD_GATEWAY, SERVER, "invalid_output"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error"),
         }
     }
@@ -160,7 +163,8 @@ impl From<Error> for Reply {
             reply = reply.with_header(header::RETRY_AFTER, &seconds.to_string());
         }
         // OpenAI's clients come again within seconds where they are told to wait for longer than a minute, unless told not to.
-        if error.retry_after.is_some_and(|after| after > LONGEST_RETRY) {
+        // An answer that has been asked for twice already is not asked for twice more in silence.
+        if error.retry_after.is_some_and(|after| after > LONGEST_RETRY) || error.cause == Cause::InvalidOutput {
             reply = reply.with_header(SHOULD_RETRY, "false");
         }
         if let Some(allow) = error.allow {
@@ -197,6 +201,11 @@ impl From<GatewayError> for Error {
                 Self::new(cause, message).with_retry_after(retry_after)
             }
             GatewayError::Failed(failure) => failure.into(),
+            GatewayError::InvalidOutput { wrong } => Self::new(
+                Cause::InvalidOutput,
+                format!("The model's answer does not have the form that 'response_format' asks for: {wrong}."),
+            )
+            .with_param("response_format"),
             GatewayError::ShuttingDown => {
                 Self::new(Cause::ShuttingDown, "The server is shutting down. Try again in a moment.")
                     .with_retry_after(Some(Duration::from_secs(1)))
@@ -208,7 +217,8 @@ impl From<GatewayError> for Error {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let Failure { kind, detail } = failure;
-        tracing::warn!(?kind, detail, "the request failed");
+        // The gateway has warned of it; here it is put into words for the client.
+        tracing::debug!(?kind, detail, "the request failed");
         match kind {
             // The client's own mistakes: it must read what the provider said of them.
             FailureKind::InvalidRequest => Self::new(Cause::InvalidValue, sentence(detail)),
@@ -232,6 +242,7 @@ impl From<Failure> for Error {
                 Cause::NoneHealthy,
                 "No subscription can answer: those that were tried are not logged in or have no credit left.",
             ),
+            FailureKind::Lacking => Self::new(Cause::UpstreamFailed, sentence(detail)),
             FailureKind::Spawn => Self::new(Cause::UpstreamFailed, "The Claude CLI could not be started."),
             FailureKind::NoProcess => {
                 Self::new(Cause::Busy, "All processes of the pool are busy. Try again in a moment.")

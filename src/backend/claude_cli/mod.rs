@@ -8,9 +8,12 @@
 //! Invariants: client text is written to stdin only, inside user messages that are disarmed; nothing of a client ever
 //! becomes an argument, an environment variable or a file name. No process outlives its [`process::Process`].
 
+mod binary;
 mod classify;
+mod features;
 mod input;
 mod launch;
+mod login;
 mod output;
 mod probe;
 mod process;
@@ -24,11 +27,17 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use binary::Binary;
+pub use features::{Feature, Features, Support};
 pub use launch::Profile;
+pub use login::Login;
 pub use probe::CliFacts;
 pub use spares::{ProcessCounts, SpareSettings};
 pub use turn::Timers;
 pub use usage::{Polled, UsageProbe};
+
+use arc_swap::ArcSwap;
+use futures_util::stream::{self, StreamExt as _};
 
 use super::{Backend, Caller, EventStream};
 use crate::conversation::{Model, Request};
@@ -65,18 +74,25 @@ impl fmt::Debug for Settings {
 #[derive(Clone, Debug)]
 pub struct ClaudeCli {
     spares: Spares,
+    features: Arc<ArcSwap<Features>>,
     tasks: Tasks,
 }
 
 impl ClaudeCli {
     /// Starts the maker of spares.
     pub fn new(settings: SpareSettings, tasks: &Tasks) -> Self {
-        Self { spares: Spares::new(settings, tasks), tasks: tasks.clone() }
+        Self { spares: Spares::new(settings, tasks), features: Arc::default(), tasks: tasks.clone() }
     }
 
     /// The backend of one subscription.
     pub fn backend(&self, profile: Profile, settings: Settings) -> ClaudeCliBackend {
-        ClaudeCliBackend { spares: self.spares.clone(), profile, settings, tasks: self.tasks.clone() }
+        ClaudeCliBackend {
+            spares: self.spares.clone(),
+            features: Arc::clone(&self.features),
+            profile,
+            settings,
+            tasks: self.tasks.clone(),
+        }
     }
 
     /// Lets go of spares that none of these backends would use, and keeps at most `max_spares` of the others: after a
@@ -85,6 +101,16 @@ impl ClaudeCli {
         let model = Model::named("");
         let kinds: Vec<Arc<Launch>> = backends.into_iter().map(|backend| backend.launch(&model)).collect();
         self.spares.retain(max_spares, |launch| kinds.iter().any(|kind| kind.is_same_but_for_the_model(launch)));
+    }
+
+    /// What the installed CLI can do, as far as it is known.
+    pub fn features(&self) -> Arc<Features> {
+        self.features.load_full()
+    }
+
+    /// Takes over what is known of the installed CLI: every request from now on is held against it.
+    pub fn set_features(&self, features: Features) {
+        self.features.store(Arc::new(features));
     }
 
     /// How many processes there are.
@@ -102,6 +128,7 @@ impl ClaudeCli {
 #[derive(Clone, Debug)]
 pub struct ClaudeCliBackend {
     spares: Spares,
+    features: Arc<ArcSwap<Features>>,
     profile: Profile,
     settings: Settings,
     tasks: Tasks,
@@ -120,6 +147,11 @@ impl ClaudeCliBackend {
         probe::probe(&self.spares, &launch).await
     }
 
+    /// Asks the CLI whether this subscription is logged in; costs one short-lived process, and nobody else is asked.
+    pub async fn login(&self) -> anyhow::Result<Login> {
+        login::ask(&self.spares, &self.launch(&Model::named(""))).await
+    }
+
     /// Asks idle processes of this subscription how full its windows are.
     pub fn usage_probe(&self) -> UsageProbe {
         UsageProbe::new(self.spares.clone(), self.launch(&Model::named("")))
@@ -133,6 +165,9 @@ impl ClaudeCliBackend {
 
 impl Backend for ClaudeCliBackend {
     fn run(&self, request: &Request, _caller: &Caller) -> EventStream {
+        if let Err(failure) = self.features.load().admit(request) {
+            return stream::iter([Err(failure)]).boxed();
+        }
         let job = turn::Job::new(self.launch(&request.model), request);
         turn::run(job, self.spares.clone(), self.settings.timers, &self.tasks)
     }
