@@ -5,6 +5,7 @@
 //! every task is waited for.
 
 mod alerts;
+mod cli_watch;
 mod parts;
 mod reload;
 mod upkeep;
@@ -25,6 +26,7 @@ use crate::config::{Config, Env, Overrides};
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server::Server;
+use cli_watch::CliWatch;
 use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
@@ -86,12 +88,16 @@ impl App {
             let alerts = alerts.clone();
             move || alerts.view()
         });
+        let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
+        gateway.show_in_debug("cli", cli_watch.view(&claude));
         let target = reload::Target {
             pool,
             gateway: gateway.clone(),
             server: server.settings(),
             alerts,
             usage_poll,
+            cli_watch,
+            replacements,
             profiles,
             facts,
         };

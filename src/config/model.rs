@@ -257,6 +257,8 @@ pub struct Claude {
     pub max_line_bytes: u64,
     /// How often an idle process of each subscription is asked how full the provider's windows are; `None` is never.
     pub usage_poll_interval: Option<Duration>,
+    /// Whether a CLI that is not known yet is tried out against the stand-in.
+    pub self_test: bool,
 }
 
 /// How clients are served.

@@ -257,6 +257,8 @@ pub(super) struct Claude {
     /// How often an idle process of each subscription is asked how full the provider's windows are; a number counts
     /// seconds, 0 switches it off.
     pub(super) usage_poll_interval: Span,
+    /// Whether a CLI that is not known yet is tried out against the built-in stand-in, in the background.
+    pub(super) self_test: bool,
 }
 
 impl Default for Claude {
@@ -270,6 +272,7 @@ impl Default for Claude {
             spares_per_subscription: 1,
             max_line_bytes: 16 * 1024 * 1024,
             usage_poll_interval: Span::text("5m"),
+            self_test: true,
         }
     }
 }

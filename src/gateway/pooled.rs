@@ -117,6 +117,11 @@ impl PooledGateway {
         self.configure(settings);
     }
 
+    /// Takes over changed names of models.
+    pub fn rename(&self, catalog: Catalog) {
+        self.0.catalog.store(Arc::new(catalog));
+    }
+
     /// Takes over changed settings.
     pub fn configure(&self, settings: Settings) {
         self.0.settings.store(Arc::new(settings));

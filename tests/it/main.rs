@@ -13,4 +13,3 @@ mod reload;
 mod shared;
 mod store;
 mod structured;
-mod usage;

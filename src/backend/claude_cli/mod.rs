@@ -103,6 +103,11 @@ impl ClaudeCli {
         self.spares.retain(max_spares, |launch| kinds.iter().any(|kind| kind.is_same_but_for_the_model(launch)));
     }
 
+    /// Replaces every spare by a new one: the CLI itself was replaced. Processes that serve are not touched.
+    pub fn renew(&self) {
+        self.spares.renew();
+    }
+
     /// What the installed CLI can do, as far as it is known.
     pub fn features(&self) -> Arc<Features> {
         self.features.load_full()

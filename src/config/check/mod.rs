@@ -193,6 +193,7 @@ fn claude(section: &raw::Claude, at: &FieldPath, context: &Context<'_>, findings
         spares_per_subscription: section.spares_per_subscription,
         max_line_bytes: section.max_line_bytes,
         usage_poll_interval: usage_poll_interval(&section.usage_poll_interval, &at.key("usagePollInterval"), findings),
+        self_test: section.self_test,
     }
 }
 
