@@ -13,5 +13,6 @@ mod operator;
 mod queue;
 mod registry;
 mod reload;
+mod shared;
 mod store;
 mod structured;
