@@ -36,6 +36,12 @@ impl Applied {
         }
     }
 
+    /// Whether the way to `wanted` can be gone while results of calls are awaited: the CLI then asks the provider again
+    /// with the settings that it began its turn with, and only the request's body is read anew.
+    pub(super) fn may_change_within_turn(&self, wanted: &Self) -> bool {
+        (self.effort, self.max_tokens, self.thinking) == (wanted.effort, wanted.max_tokens, wanted.thinking)
+    }
+
     /// Appends the control requests that lead to `wanted`; none if nothing changes.
     pub(super) fn change_to(&self, wanted: &Self, lines: &mut Vec<u8>) {
         let mut settings = Map::new();

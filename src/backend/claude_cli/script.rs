@@ -65,6 +65,9 @@ pub(super) fn further(request: &Request, held: &mut Held) -> Option<Script> {
     let mut lines = Vec::new();
     let is_refreshed = held.shells.refresh(&request.tools, &mut lines);
     let wanted = Applied::wanted(request, held.shells.is_registered());
+    if !answers.is_empty() && !held.applied.may_change_within_turn(&wanted) {
+        return None;
+    }
     held.applied.change_to(&wanted, &mut lines);
     held.applied = wanted;
     if is_refreshed {
