@@ -18,6 +18,7 @@
 //! | [`simulator`] | the very same pool in a simulated week: strategies compared with each other and with an optimum | `pool`, `conversation` |
 //! | [`alert`] | when the operator is told, and delivery to log, webhook and Slack | `pool`, `runtime` |
 //! | [`config`] | raw file and environment -> checked configuration, all problems at once; follows the file | `conversation`, `runtime` |
+//! | [`store`] | what outlives the process: SQLite or PostgreSQL, written behind the requests | `pool`, `conversation`, `runtime` |
 //! | [`standin`] | a loopback stand-in for the Anthropic Messages API, for the demo and the tests | `runtime` |
 //! | [`selftest`] | what the installed CLI can do: tried against the stand-in, remembered for each build | `backend`, `standin`, `conversation`, `runtime` |
 //! | [`conversation`] | the one inner model: request, turn, event, usage, models | - |
@@ -56,4 +57,5 @@ pub mod selftest;
 pub mod server;
 pub mod simulator;
 pub mod standin;
+pub mod store;
 pub mod units;

@@ -5,6 +5,8 @@
 //! every task is waited for.
 
 mod alerts;
+mod cli_watch;
+mod clients;
 mod parts;
 mod reload;
 mod upkeep;
@@ -25,6 +27,7 @@ use crate::config::{Config, Env, Overrides};
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server::Server;
+use cli_watch::CliWatch;
 use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
@@ -72,6 +75,7 @@ impl App {
         let settings = parts::gateway_settings(&config);
         let backends = parts::as_backends(backends);
         let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), settings, tasks.clone());
+        gateway.clients().apply(clients::rules(&config));
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?;
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
@@ -86,12 +90,16 @@ impl App {
             let alerts = alerts.clone();
             move || alerts.view()
         });
+        let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
+        gateway.show_in_debug("cli", cli_watch.view(&claude));
         let target = reload::Target {
             pool,
             gateway: gateway.clone(),
             server: server.settings(),
             alerts,
             usage_poll,
+            cli_watch,
+            replacements,
             profiles,
             facts,
         };

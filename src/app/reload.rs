@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::alerts;
+use super::cli_watch::CliWatch;
 use super::parts::{self, Profiles};
 use super::usage_poll::UsagePoll;
 use crate::alert::Alerts;
@@ -27,6 +29,9 @@ pub(super) struct Target {
     pub server: Arc<ArcSwap<server::Settings>>,
     pub alerts: Alerts,
     pub usage_poll: UsagePoll,
+    pub cli_watch: CliWatch,
+    /// Says that the CLI was replaced.
+    pub replacements: mpsc::Receiver<()>,
     pub profiles: Profiles,
     pub facts: CliFacts,
 }
@@ -52,6 +57,7 @@ pub(super) fn start(
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = hangup.recv() => watcher.reload(),
+                Some(()) = target.replacements.recv() => ask_again(&mut target, &current).await,
                 change = changes.recv() => match change {
                     Some(Ok(config)) => {
                         take_over(&mut target, &current, &config).await;
@@ -76,8 +82,10 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     target.profiles.claude.retain(parts::spare_settings(new).max_spares, parts::enabled(new, &backends));
     parts::prepare_spares(new, &backends, &catalog);
     target.usage_poll.apply(new, &backends);
+    target.cli_watch.apply(new);
     target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
+    target.gateway.clients().apply(super::clients::rules(new));
     target.server.store(Arc::new(parts::server_settings(new)));
     target.alerts.apply(alerts::settings(new, &target.profiles.env));
     target.gateway.set_config_problems(None);
@@ -88,6 +96,12 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
         warn!(field, "this change takes effect at the next start");
     }
     info!(source = %new.source, subscriptions = new.subscriptions.len(), "the changed configuration is in force");
+}
+
+/// Another build of the CLI can mean other models by the same alias.
+async fn ask_again(target: &mut Target, current: &Config) {
+    target.facts = parts::cli_facts(&target.profiles.backends(current)).await;
+    target.gateway.rename(parts::catalog(current, &target.facts));
 }
 
 fn refuse(target: &Target, problems: &Problems) {

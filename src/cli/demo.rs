@@ -127,7 +127,7 @@ fn write_config(home: &Path, claude: &Path, base_url: &str) -> anyhow::Result<Pa
             },
         }));
     }
-    let config = json!({ "subscriptions": subscriptions, "claude": { "command": claude } });
+    let config = json!({ "subscriptions": subscriptions, "claude": { "command": claude, "selfTest": false } });
     let file = home.join("auth-pool.json");
     fs::write(&file, serde_json::to_string_pretty(&config)?)?;
     Ok(file)

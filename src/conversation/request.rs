@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Model;
+use super::{Model, OutputCheck};
 
 /// One question to a model: a whole conversation whose last turn is the user's.
 #[derive(Clone, Debug)]
@@ -185,8 +185,10 @@ pub struct Options {
     pub stop: Vec<String>,
     /// How hard the model thinks; `None` is no thinking at all.
     pub effort: Option<Effort>,
-    /// A JSON schema the answer must satisfy.
+    /// A JSON schema that the provider holds the answer to, in the provider's own subset ([`super::native`]).
     pub output_schema: Option<Value>,
+    /// What the answer is checked against by the gateway.
+    pub output_check: Option<OutputCheck>,
 }
 
 /// How much thinking a request buys.

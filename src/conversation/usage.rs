@@ -27,4 +27,16 @@ impl Usage {
     pub const fn total(&self) -> u64 {
         self.total_input() + self.output
     }
+
+    /// What two requests used together.
+    #[must_use]
+    pub const fn plus(&self, other: &Self) -> Self {
+        Self {
+            input: self.input + other.input,
+            cache_creation: self.cache_creation + other.cache_creation,
+            cache_read: self.cache_read + other.cache_read,
+            output: self.output + other.output,
+            reasoning: self.reasoning + other.reasoning,
+        }
+    }
 }

@@ -4,11 +4,13 @@
 //! be tested without any of it.
 
 mod attempt;
+mod clients;
 mod lease;
 mod operate;
 mod pooled;
 mod queue;
 mod settings;
+mod structured;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use futures_util::stream::BoxStream;
 use serde::Serialize;
 use serde_json::Value;
 
+pub use clients::{ClientRules, Clients};
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
@@ -120,9 +123,23 @@ pub enum GatewayError {
         /// For the client.
         message: String,
     },
+    /// The client has spent what it may.
+    #[error("{message}")]
+    ClientBudget {
+        /// How long until it may spend again.
+        retry_after: Option<Duration>,
+        /// For the client.
+        message: String,
+    },
     /// It ran and failed.
     #[error(transparent)]
     Failed(#[from] Failure),
+    /// The answer does not have the form that was asked for, and a second one had it no more; or it has been streamed.
+    #[error("the answer does not have the form asked for: {wrong}")]
+    InvalidOutput {
+        /// What is wrong with it, for the client. May quote the answer.
+        wrong: String,
+    },
     /// The program is about to end.
     #[error("the server is shutting down")]
     ShuttingDown,

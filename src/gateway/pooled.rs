@@ -12,11 +12,12 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::attempt::Attempt;
+use super::clients::Clients;
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
 use super::{
@@ -29,7 +30,7 @@ use crate::conversation::{Block, Catalog, Event, Usage};
 use crate::pool::{Ask, Pool, Refusal, RefusalReason, SessionKey};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
-use crate::units::Timestamp;
+use crate::units::{MicroUsd, Timestamp};
 
 /// Output tokens that a request is assumed to produce when it names no limit, for the reservation.
 const ASSUMED_OUTPUT_TOKENS: u64 = 500;
@@ -55,6 +56,7 @@ pub struct PooledGateway(Arc<Shared>);
 
 struct Shared {
     pool: SharedPool,
+    clients: Clients,
     backends: ArcSwap<Backends>,
     /// Those before the last change: somebody may just have been given a subscription that is gone by now.
     retired: ArcSwap<Backends>,
@@ -84,6 +86,7 @@ impl PooledGateway {
     ) -> Self {
         Self(Arc::new(Shared {
             pool,
+            clients: Clients::default(),
             backends: ArcSwap::from_pointee(backends),
             retired: ArcSwap::default(),
             catalog: ArcSwap::from_pointee(catalog),
@@ -117,6 +120,11 @@ impl PooledGateway {
         self.configure(settings);
     }
 
+    /// Takes over changed names of models.
+    pub fn rename(&self, catalog: Catalog) {
+        self.0.catalog.store(Arc::new(catalog));
+    }
+
     /// Takes over changed settings.
     pub fn configure(&self, settings: Settings) {
         self.0.settings.store(Arc::new(settings));
@@ -141,23 +149,35 @@ impl PooledGateway {
         self.0.draining.load(Ordering::Acquire)
     }
 
-    /// Tries subscriptions until one begins to answer.
-    async fn begin(&self, call: &Call) -> Result<Answer, GatewayError> {
+    /// What each client may use of the pool.
+    pub fn clients(&self) -> &Clients {
+        &self.0.clients
+    }
+
+    /// Tries subscriptions until one begins to answer. The answer has to be over by `deadline`, but for the time that the
+    /// request waits in the queue.
+    pub(super) async fn begin(&self, call: &Call, mut deadline: Instant) -> Result<Answer, GatewayError> {
+        let spending = self.0.clients.admit(clock::now(), &call.client, estimated_cost(call))?;
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
         let settings = **self.0.settings.load();
         // What is left of it: a request that is tried again does not begin to wait anew.
         let mut queue = settings.queue;
         for attempt in 0..settings.max_attempts.max(1) {
-            let lease = match self.lease(call, &tried, last.as_ref(), attempt, &mut queue).await {
-                Ok(lease) => lease,
+            let timeout = queue.timeout;
+            let mut lease = match self.lease(call, &tried, last.as_ref(), attempt, &mut queue).await {
+                Ok(lease) => {
+                    deadline += timeout.saturating_sub(queue.timeout);
+                    lease
+                }
                 Err(Unserved::Refused(refusal)) => return Err(refused(&refusal, last)),
                 Err(Unserved::Closed) => return Err(GatewayError::ShuttingDown),
             };
+            lease.spending = spending.clone();
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
             info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
-            match self.run(call, lease).await {
+            match self.run(call, lease, deadline).await {
                 Ok(events) => {
                     let session_id = match &call.session {
                         SessionHint::Session(id) => Some(id.to_string()),
@@ -190,7 +210,7 @@ impl PooledGateway {
     /// The client's error when every attempt ended at a subscription that cannot serve. When to come back depends on
     /// all of the pool: what the last one said is about itself.
     fn out_of_attempts(&self, call: &Call, tried: &[Arc<str>], last: Failure) -> GatewayError {
-        match self.0.pool.acquire(&ask(call, tried)) {
+        match self.0.pool.acquire(&self.ask(call, tried)) {
             Err(refusal) => refused(&refusal, Some(last)),
             // Somebody else can: the next request goes there.
             Ok(_) => GatewayError::Refused {
@@ -213,13 +233,13 @@ impl PooledGateway {
     ) -> Result<Lease, Unserved> {
         let passing = last.is_some_and(|failure| matches!(failure.fault(), Fault::Provider | Fault::Backend));
         if !passing {
-            return self.wait(&ask(call, tried), queue).await;
+            return self.wait(&self.ask(call, tried), queue).await;
         }
-        if let Ok(lease) = self.0.pool.acquire(&ask(call, tried)) {
+        if let Ok(lease) = self.0.pool.acquire(&self.ask(call, tried)) {
             return Ok(lease);
         }
         tokio::time::sleep(BACK_OFF * 2_u32.pow(attempt.min(6))).await;
-        self.wait(&ask(call, &[]), queue).await
+        self.wait(&self.ask(call, &[]), queue).await
     }
 
     /// A lease, now or after a wait in the queue. Takes the time waited off the queue's timeout.
@@ -239,13 +259,23 @@ impl PooledGateway {
         }
     }
 
+    /// What the pool is asked on behalf of a call's client.
+    fn ask<'a>(&self, call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
+        Ask { only: self.0.clients.only(&call.client), ..ask(call, exclude) }
+    }
+
     fn backend(&self, subscription: &str) -> Option<Arc<dyn Backend>> {
         let current = self.0.backends.load().get(subscription).cloned();
         current.or_else(|| self.0.retired.load().get(subscription).cloned())
     }
 
     /// Runs the request under `lease` up to what its client sees first.
-    async fn run(&self, call: &Call, lease: Lease) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
+    async fn run(
+        &self,
+        call: &Call,
+        lease: Lease,
+        deadline: Instant,
+    ) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
         let Some(backend) = self.backend(&lease.subscription) else {
             return Err(Failure::new(FailureKind::Spawn, "the subscription has no backend"));
         };
@@ -253,12 +283,12 @@ impl PooledGateway {
         let caller = Caller { client: Arc::clone(&call.client) };
         let mut attempt = Attempt::new(backend.run(request, &caller), lease, request.model.price, self.0.tasks.clone());
         let mut begun = Vec::with_capacity(2);
-        while let Some(event) = attempt.next().await.transpose()? {
+        while let Some(event) = timeout_at(deadline, attempt.next()).await.map_err(|_| too_late())?.transpose()? {
             let is_seen = if call.stream { event.is_content() } else { matches!(event, Event::Finished { .. }) };
             begun.push(Ok(event));
             if is_seen {
-                let rest = stream::unfold((Some(attempt), self.0.kill.clone()), next_or_killed);
-                return Ok(stream::iter(begun).chain(rest).boxed());
+                let rest = Rest { attempt, deadline, kill: self.0.kill.clone() };
+                return Ok(stream::iter(begun).chain(stream::unfold(Some(rest), Rest::next)).boxed());
             }
         }
         Err(Failure::new(FailureKind::Protocol, "the backend ended without an answer"))
@@ -278,27 +308,45 @@ impl PooledGateway {
 
 type EventResult = Result<Event, GatewayError>;
 
-/// The next event of an attempt, or its end by [`PooledGateway::kill`].
-async fn next_or_killed(
-    (attempt, kill): (Option<Attempt>, CancellationToken),
-) -> Option<(EventResult, (Option<Attempt>, CancellationToken))> {
-    let mut attempt = attempt?;
-    tokio::select! {
-        biased;
-        event = attempt.next() => Some((event?.map_err(GatewayError::Failed), (Some(attempt), kill))),
-        () = kill.cancelled() => Some((Err(GatewayError::ShuttingDown), (None, kill))),
+/// An answer from what its client sees first on.
+struct Rest {
+    attempt: Attempt,
+    deadline: Instant,
+    /// See [`PooledGateway::kill`].
+    kill: CancellationToken,
+}
+
+impl Rest {
+    async fn next(rest: Option<Self>) -> Option<(EventResult, Option<Self>)> {
+        let Self { mut attempt, deadline, kill } = rest?;
+        let failure = tokio::select! {
+            biased;
+            event = timeout_at(deadline, attempt.next()) => match event.unwrap_or_else(|_| Some(Err(too_late())))? {
+                Ok(event) => return Some((Ok(event), Some(Self { attempt, deadline, kill }))),
+                Err(failure) => failure,
+            },
+            () = kill.cancelled() => return Some((Err(GatewayError::ShuttingDown), None)),
+        };
+        warn!(kind = ?failure.kind, detail = %failure, "the answer broke off");
+        Some((Err(GatewayError::Failed(failure)), None))
     }
 }
 
+fn too_late() -> Failure {
+    Failure::new(FailureKind::TimedOut { timer: "total" }, "the request was not answered within its time")
+}
+
 impl Gateway for PooledGateway {
-    fn chat(&self, call: Call) -> BoxFuture<'_, Result<Answer, GatewayError>> {
+    fn chat(&self, mut call: Call) -> BoxFuture<'_, Result<Answer, GatewayError>> {
+        call.priority = self.0.clients.priority(&call.client, call.priority);
         Box::pin(async move {
             if self.is_draining() {
                 return Err(GatewayError::ShuttingDown);
             }
+            let deadline = Instant::now() + self.0.settings.load().deadline;
             tokio::select! {
                 biased;
-                answer = self.begin(&call) => answer,
+                answer = self.answer(call, deadline) => answer,
                 () = self.0.kill.cancelled() => Err(GatewayError::ShuttingDown),
             }
         })
@@ -367,17 +415,22 @@ impl Gateway for PooledGateway {
 
 fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
     let request = &call.request;
-    let input = request.estimated_tokens();
-    let output = request.options.max_tokens.map_or(ASSUMED_OUTPUT_TOKENS, u64::from).min(ASSUMED_OUTPUT_TOKENS);
-    let estimate = Usage { input, output, ..Usage::default() };
     Ask {
         session: session_key(call),
         family: request.model.family,
-        estimated_cost: request.model.price.cost(&estimate),
-        estimated_tokens: input,
+        estimated_cost: estimated_cost(call),
+        estimated_tokens: request.estimated_tokens(),
         priority: call.priority,
         exclude,
+        only: None,
     }
+}
+
+/// What a request will cost, as far as can be told beforehand.
+fn estimated_cost(call: &Call) -> MicroUsd {
+    let request = &call.request;
+    let output = request.options.max_tokens.map_or(ASSUMED_OUTPUT_TOKENS, u64::from).min(ASSUMED_OUTPUT_TOKENS);
+    request.model.price.cost(&Usage { input: request.estimated_tokens(), output, ..Usage::default() })
 }
 
 /// The client's own session id under its own key, so that two clients cannot share a session by accident; else a

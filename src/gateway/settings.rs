@@ -1,5 +1,7 @@
 //! What the operator decides about how requests are served.
 
+use std::time::Duration;
+
 use super::QueueSettings;
 use crate::pool::RebalanceSettings;
 
@@ -8,6 +10,8 @@ use crate::pool::RebalanceSettings;
 pub struct Settings {
     /// Subscriptions that one request may try; at least 1.
     pub max_attempts: u32,
+    /// The longest a request may take over all its attempts; the wait in the queue has a bound of its own.
+    pub deadline: Duration,
     /// The rebalancer's rules, to explain what it did by.
     pub rebalancing: RebalanceSettings,
     /// How many requests may wait, and how long, when all are busy.

@@ -15,11 +15,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::backend::claude_cli::{
-    ClaudeCli, ClaudeCliBackend, Feature, Features, Profile, Settings, SpareSettings, Support, Timers,
+    Binary, ClaudeCli, ClaudeCliBackend, Feature, Features, Profile, Settings, SpareSettings, Support, Timers,
 };
 use crate::conversation::Model;
 use crate::runtime::tasks::Tasks;
@@ -88,6 +89,7 @@ fn unknown(why: &str) -> Features {
 
 impl Bench {
     async fn start(subject: &Subject, tasks: &Tasks) -> anyhow::Result<Self> {
+        Binary::find(&subject.command, subject.own_env.get("PATH").map(String::as_str)).context("no CLI")?;
         let standin = Standin::start(tasks, Options::default()).await?;
         let home = tempfile::Builder::new().prefix("auth-pool-selftest-").tempdir()?;
         let (profile, cwd) = (home.path().join(".claude-selftest"), home.path().join("workspace"));

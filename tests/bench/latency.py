@@ -297,7 +297,7 @@ class Bench:
         config.write_text(json.dumps({
             "subscriptions": [{"id": "bench", "type": "claude-max", "configDir": str(profile), "weeklyBudget": 1e6,
                                "oauthTokenEnv": "BENCH_TOKEN", "env": {"ANTHROPIC_BASE_URL": self.relay.url}}],
-            "claude": {"command": str(self.command), "sparesPerSubscription": 1},
+            "claude": {"command": str(self.command), "sparesPerSubscription": 1, "selfTest": False},
         }))
         self.proxy = self.serve("serve", "--config", str(config))
         self.http = Http(self.loop, self.proxy.host, self.proxy.port)

@@ -1,11 +1,9 @@
 """Chat completions with the official client, unchanged: what it gets, and what reached the provider."""
 
 import base64
-import json
 
 import pytest
 from openai import OpenAI
-from pydantic import BaseModel
 
 from harness.chat import EXACT, ask, assistant, stream, system, user
 from harness.standin import Standin, Turn
@@ -185,23 +183,6 @@ def test_reasoning_effort_reaches_upstream_and_thinking_comes_back(client: OpenA
     assert body["output_config"]["effort"] == "low"
     assert body["thinking"]["type"] == "adaptive"
     assert answer.choices[0].message.model_extra["reasoning_content"] == "Let me think about this."
-
-
-def test_a_json_schema_is_passed_on_and_its_answer_parsed(client: OpenAI, standin: Standin) -> None:
-    class City(BaseModel):
-        name: str
-        population: int
-
-    parsed = client.chat.completions.parse(
-        model=EXACT, messages=[user("Which is the largest city?")], response_format=City
-    )
-    city = parsed.choices[0].message.parsed
-    assert isinstance(city, City)
-    assert json.loads(parsed.choices[0].message.content or "") == city.model_dump()
-    sent = standin.only().body["output_config"]["format"]
-    assert sent["type"] == "json_schema"
-    assert sent["schema"]["required"] == ["name", "population"]
-    assert sent["schema"]["additionalProperties"] is False
 
 
 def test_an_openai_model_name_stands_for_what_the_configuration_says(client: OpenAI, standin: Standin) -> None:

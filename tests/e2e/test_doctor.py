@@ -1,12 +1,14 @@
 """`auth-pool doctor` with the real CLI: what it finds, what it says, and that it tells no secret."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harness.processes import with_environment
-from harness.proxy import Build, subscription
+from harness.proxy import Build, Proxy, subscription
 from harness.standin import Standin
+from harness.waiting import wait_until
 from test_commands import run, write
 
 FEATURES = ("late_system_prompt", "history_replay", "client_tools", "limits", "max_tokens", "cancel")
@@ -62,3 +64,34 @@ def test_a_bad_configuration_ends_the_examination_early(build: Build, tmp_path: 
     failed = [check["seen"] for check in report["checks"] if check["verdict"] == "failed"]
     assert any("subscriptions[0].weeklyBudget" in seen for seen in failed), failed
     assert not any(check["check"].startswith("CLI") for check in report["checks"])
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_an_upgrade_while_the_pool_runs_is_noticed(
+    build: Build, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    """The link that is the CLI points to another build: new spares, other aliases, and another self-test."""
+    (other,) = (
+        path for path in (ROOT / "tests/cli").glob("*/node_modules/.bin/claude") if build.version not in str(path)
+    )
+    link = tmp_path / "claude"
+    link.symlink_to(build.cli)
+    proxy = start(subscriptions=1, spares=1, claude={"command": str(link), "selfTest": True})
+
+    def known(path: Path) -> dict[str, Any] | None:
+        cli = proxy.debug()["cli"]
+        is_known = cli["binary"] and cli["binary"]["path"] == str(path.resolve()) and cli["features"]
+        return cli["features"] if is_known else None
+
+    everything = dict.fromkeys(FEATURES, "has")
+    assert wait_until(lambda: known(build.cli), "the self-test to be over", 120) == everything
+    models = proxy.http.get("/v1/models").json()
+    (tmp_path / "new").symlink_to(other)
+    (tmp_path / "new").rename(link)
+    assert wait_until(lambda: known(other), "the other build to be known", 120) == everything
+    wait_until(lambda: proxy.http.get("/v1/models").json() != models, "the other aliases", 60)
+    proxy.wait_spares(1)
+    answer = proxy.openai().chat.completions.create(model="sonnet", messages=[{"role": "user", "content": "hello"}])
+    assert "You said: hello." in (answer.choices[0].message.content or "")

@@ -189,7 +189,8 @@ def test_a_session_serves_its_parallel_requests(proxy: Proxy, standin: Standin) 
 
 
 def test_a_fourth_request_goes_elsewhere_and_a_seventh_is_refused(start: Start, standin: Standin) -> None:
-    proxy = start(subscriptions=2, subscription_fields={"maxConcurrent": 3})
+    # Without a queue, where the seventh would wait for its turn.
+    proxy = start(subscriptions=2, subscription_fields={"maxConcurrent": 3}, server={"queue": {"maxWaiting": 0}})
     client = proxy.openai()
     standin.script({"type": "hang", "before": "mid"})
     running = []

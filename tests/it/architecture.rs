@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import, beside itself and `units`. Keep in step with the table in `src/lib.rs`.
-const MAY_IMPORT: [(&str, &[&str]); 16] = [
+const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("conversation", &[]),
     ("runtime", &[]),
@@ -17,6 +17,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("server", &["api", "gateway", "runtime"]),
     ("config", &["conversation", "runtime"]),
     ("standin", &["runtime"]),
+    ("store", &["pool", "conversation", "runtime"]),
     ("alert", &["pool", "runtime"]),
     ("selftest", &["backend", "standin", "conversation", "runtime"]),
     ("doctor", &["app", "backend", "config", "selftest", "runtime"]),
@@ -32,6 +33,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
             "config",
             "alert",
             "standin",
+            "store",
             "selftest",
             "runtime",
         ],
@@ -51,6 +53,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
             "alert",
             "selftest",
             "standin",
+            "store",
             "simulator",
             "runtime",
         ],
@@ -59,7 +62,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 
 #[test]
 fn imports_point_down_only() {
-    let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.into();
+    let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut wrong = BTreeSet::new();
     for file in rust_files(&src) {

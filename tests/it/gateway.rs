@@ -36,6 +36,16 @@ impl Scripted {
         Arc::new(Self { answers: Mutex::new(answers), calls: AtomicUsize::new(0), open: Arc::default(), hangs: false })
     }
 
+    /// Says this, and then nothing for ever.
+    pub(super) fn hanging(answer: Vec<Result<Event, Failure>>) -> Arc<Self> {
+        Arc::new(Self {
+            hangs: true,
+            answers: Mutex::new(vec![answer]),
+            calls: AtomicUsize::new(0),
+            open: Arc::default(),
+        })
+    }
+
     pub(super) fn good() -> Arc<Self> {
         Self::new(vec![good()])
     }
@@ -102,7 +112,12 @@ pub(super) const REBALANCING: RebalanceSettings =
 
 pub(super) fn gateway_settings() -> auth_pool::gateway::Settings {
     let queue = QueueSettings { max_waiting: 100, timeout: Duration::from_secs(30) };
-    auth_pool::gateway::Settings { max_attempts: 3, rebalancing: REBALANCING, queue }
+    auth_pool::gateway::Settings {
+        max_attempts: 3,
+        deadline: Duration::from_secs(600),
+        rebalancing: REBALANCING,
+        queue,
+    }
 }
 
 fn bench(backends: &[Arc<Scripted>]) -> Bench {
@@ -126,6 +141,7 @@ pub(super) fn bench_with(
         max_concurrent: 10,
         enabled: true,
         priority: Priority::Normal,
+        organization: None,
         capacity: CapacityLimits::default(),
     };
     let mut settings = Settings {
@@ -133,6 +149,7 @@ pub(super) fn bench_with(
         max_clients: 15,
         weekly_budget_threshold: 0.85,
         selection: SelectionSettings::default(),
+        organizations: HashMap::new(),
         rebalancing: REBALANCING,
         breaker: BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: Duration::from_secs(300) },
         session_idle_after: Duration::from_secs(300),

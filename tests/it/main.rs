@@ -5,9 +5,11 @@
 mod alerts;
 mod architecture;
 mod claude_cli;
+mod clients;
 mod gateway;
 mod http;
 mod operator;
 mod queue;
 mod reload;
-mod usage;
+mod store;
+mod structured;

@@ -35,7 +35,7 @@ pub(super) fn member(id: &str, behaviour: &str) -> Value {
 pub(super) fn file(members: &[Value]) -> Value {
     json!({
         "subscriptions": members,
-        "claude": { "command": fake_claude(), "maxProcesses": 8, "sparesPerSubscription": 1 },
+        "claude": { "command": fake_claude(), "maxProcesses": 8, "sparesPerSubscription": 1, "selfTest": false },
     })
 }
 

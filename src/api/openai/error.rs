@@ -54,18 +54,20 @@ pub enum Cause {
     UnsupportedMediaType,
     QuotaSpent,
     UpstreamLimited,
+    RateLimited,
     Busy,
     NoneHealthy,
     ShuttingDown,
     UpstreamOverloaded,
     UpstreamFailed,
     UpstreamTimeout,
+    InvalidOutput,
     Internal,
 }
 
 impl Cause {
     /// Every cause, for tests and documentation.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidValue,
         Self::MissingParameter,
         Self::Unsupported,
@@ -80,12 +82,14 @@ impl Cause {
         Self::UnsupportedMediaType,
         Self::QuotaSpent,
         Self::UpstreamLimited,
+        Self::RateLimited,
         Self::Busy,
         Self::NoneHealthy,
         Self::ShuttingDown,
         Self::UpstreamOverloaded,
         Self::UpstreamFailed,
         Self::UpstreamTimeout,
+        Self::InvalidOutput,
         Self::Internal,
     ];
 
@@ -109,12 +113,14 @@ impl Cause {
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, "unsupported_encoding"),
             Self::QuotaSpent => (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota"),
             Self::UpstreamLimited => (StatusCode::TOO_MANY_REQUESTS, RATE, "upstream_rate_limited"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, RATE, "rate_limit_exceeded"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "capacity_exhausted"),
             Self::NoneHealthy => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "no_healthy_subscription"),
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "shutting_down"),
             Self::UpstreamOverloaded => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "upstream_overloaded"),
             Self::UpstreamFailed => (StatusCode::BAD_GATEWAY, SERVER, "upstream_error"),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, SERVER, "upstream_timeout"),
+            Self::InvalidOutput => (StatusCode::BAD_GATEWAY, SERVER, "invalid_output"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error"),
         }
     }
@@ -160,7 +166,8 @@ impl From<Error> for Reply {
             reply = reply.with_header(header::RETRY_AFTER, &seconds.to_string());
         }
         // OpenAI's clients come again within seconds where they are told to wait for longer than a minute, unless told not to.
-        if error.retry_after.is_some_and(|after| after > LONGEST_RETRY) {
+        // An answer that has been asked for twice already is not asked for twice more in silence.
+        if error.retry_after.is_some_and(|after| after > LONGEST_RETRY) || error.cause == Cause::InvalidOutput {
             reply = reply.with_header(SHOULD_RETRY, "false");
         }
         if let Some(allow) = error.allow {
@@ -196,7 +203,15 @@ impl From<GatewayError> for Error {
                 };
                 Self::new(cause, message).with_retry_after(retry_after)
             }
+            GatewayError::ClientBudget { retry_after, message } => {
+                Self::new(Cause::RateLimited, message).with_retry_after(retry_after)
+            }
             GatewayError::Failed(failure) => failure.into(),
+            GatewayError::InvalidOutput { wrong } => Self::new(
+                Cause::InvalidOutput,
+                format!("The model's answer does not have the form that 'response_format' asks for: {wrong}."),
+            )
+            .with_param("response_format"),
             GatewayError::ShuttingDown => {
                 Self::new(Cause::ShuttingDown, "The server is shutting down. Try again in a moment.")
                     .with_retry_after(Some(Duration::from_secs(1)))
@@ -208,7 +223,8 @@ impl From<GatewayError> for Error {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let Failure { kind, detail } = failure;
-        tracing::warn!(?kind, detail, "the request failed");
+        // The gateway has warned of it; here it is put into words for the client.
+        tracing::debug!(?kind, detail, "the request failed");
         match kind {
             // The client's own mistakes: it must read what the provider said of them.
             FailureKind::InvalidRequest => Self::new(Cause::InvalidValue, sentence(detail)),
@@ -252,6 +268,11 @@ impl From<Failure> for Error {
     }
 }
 
+/// In whole seconds, rounded up, as `Retry-After` says it.
+fn seconds(span: Duration) -> String {
+    format!("{} s", span.as_millis().div_ceil(1000).max(1))
+}
+
 fn until_reset(report: &LimitReport) -> Option<Duration> {
     report.resets_at.map(|reset| reset.since(clock::now()))
 }
@@ -267,6 +288,15 @@ impl From<Denial> for Error {
             Denial::WrongKey => {
                 Self::new(Cause::InvalidKey, "Incorrect API key provided: it is not a client key of this server.")
             }
+            Denial::ExpiredKey => Self::new(Cause::InvalidKey, "The client key has expired."),
+            Denial::Scope { needed } => {
+                Self::new(Cause::NotAllowed, format!("The client key is not for this: it lacks the scope '{needed}'."))
+            }
+            Denial::RateLimited { per_minute, retry_after } => Self::new(
+                Cause::RateLimited,
+                format!("Rate limit reached: {per_minute} requests per minute. Try again in {}.", seconds(retry_after)),
+            )
+            .with_retry_after(Some(retry_after)),
             Denial::AdminOnly => Self::new(
                 Cause::NotAllowed,
                 "This is for the operator: use an admin key, or ask from the same machine.",

@@ -116,6 +116,14 @@ impl Features {
         })
     }
 
+    /// Why something could not be tried, if there is such a thing.
+    pub fn unknown(&self) -> Option<&str> {
+        self.0.values().find_map(|support| match support {
+            Support::Unknown(why) => Some(why.as_str()),
+            Support::Has | Support::Lacks(_) => None,
+        })
+    }
+
     /// Whether every feature was tried, so that trying again would show nothing new.
     pub fn is_complete(&self) -> bool {
         Feature::ALL.iter().all(|feature| matches!(self.0.get(feature), Some(Support::Has | Support::Lacks(_))))

@@ -188,6 +188,11 @@ impl Live {
         !self.0.tools_fail.load(Ordering::Relaxed)
     }
 
+    /// Forgets what was seen of the CLI: it is another one now.
+    pub(super) fn trust_tools(&self) {
+        self.0.tools_fail.store(false, Ordering::Relaxed);
+    }
+
     /// Remembers that the CLI has answered a call by itself.
     pub(super) fn distrust_tools(&self) {
         if !self.0.tools_fail.swap(true, Ordering::Relaxed) {

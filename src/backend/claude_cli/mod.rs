@@ -116,6 +116,12 @@ impl ClaudeCli {
         self.live.retain(is_wanted);
     }
 
+    /// Replaces every spare by a new one: the CLI itself was replaced. Processes that serve are not touched.
+    pub fn renew(&self) {
+        self.live.trust_tools();
+        self.spares.renew();
+    }
+
     /// What the installed CLI can do, as far as it is known.
     pub fn features(&self) -> Arc<Features> {
         self.features.load_full()

@@ -106,6 +106,8 @@ struct State {
     refill_at: Option<Instant>,
     started: u64,
     max_spares: usize,
+    /// Goes up when the CLI is replaced: a process of an older one becomes no spare any more.
+    generation: u64,
     closed: bool,
 }
 
@@ -113,6 +115,14 @@ struct State {
 struct Spare {
     launch: Arc<Launch>,
     process: Process,
+}
+
+/// See [`Spares::next_to_make`].
+#[derive(Debug)]
+struct ToMake {
+    launch: Arc<Launch>,
+    place: Place,
+    generation: u64,
 }
 
 #[derive(Debug)]
@@ -140,6 +150,7 @@ pub(super) struct Starting(#[expect(dead_code, reason = "its drop is what counts
 pub(super) struct Lent {
     spares: Spares,
     launch: Arc<Launch>,
+    generation: u64,
     process: Option<Process>,
     is_clean: bool,
 }
@@ -160,7 +171,7 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let process = self.process.take();
         let kept = if self.is_clean { process } else { None };
-        self.spares.take_back(&self.launch, kept);
+        self.spares.take_back(&self.launch, self.generation, kept);
     }
 }
 
@@ -295,18 +306,23 @@ impl Spares {
         let position = state.ready.iter().rposition(|spare| kind.is_same_but_for_the_model(&spare.launch))?;
         let spare = state.ready.remove(position)?;
         state.lent.push(Arc::clone(&spare.launch));
-        Some(Lent { spares: self.clone(), launch: spare.launch, process: Some(spare.process), is_clean: false })
+        let generation = state.generation;
+        drop(state);
+        let Spare { launch, process } = spare;
+        Some(Lent { spares: self.clone(), launch, generation, process: Some(process), is_clean: false })
     }
 
     /// Takes back what was lent. `process` is `None` when it cannot be used any more.
-    fn take_back(&self, launch: &Arc<Launch>, process: Option<Process>) {
+    fn take_back(&self, launch: &Arc<Launch>, generation: u64, process: Option<Process>) {
         let mut state = self.state();
         if let Some(position) = state.lent.iter().position(|lent| lent == launch) {
             state.lent.swap_remove(position);
         }
         // Meanwhile somebody may wait for its place, its subscription may be gone, or everything may be over.
-        let is_wanted =
-            !state.closed && state.waiting_for_place == 0 && state.demand.iter().any(|kind| kind.launch == *launch);
+        let is_wanted = !state.closed
+            && state.generation == generation
+            && state.waiting_for_place == 0
+            && state.demand.iter().any(|kind| kind.launch == *launch);
         let unwanted = match process {
             Some(process) if is_wanted => {
                 state.ready.push_back(Spare { launch: Arc::clone(launch), process });
@@ -341,6 +357,19 @@ impl Spares {
         self.0.wake.notify_one();
     }
 
+    /// Lets go of every spare, so that new ones are made: the CLI was replaced.
+    pub(super) fn renew(&self) {
+        let ready = {
+            let mut state = self.state();
+            state.generation += 1;
+            // A new build may well start where the old one did not.
+            state.demand.iter_mut().for_each(|kind| kind.not_before = None);
+            std::mem::take(&mut state.ready)
+        };
+        drop(ready);
+        self.0.wake.notify_one();
+    }
+
     /// Kills all spares and makes no more. Running answers are not touched.
     pub(super) fn close(&self) {
         let ready = {
@@ -369,7 +398,7 @@ impl Spares {
     }
 
     /// The kind of process that should be started next, and a place for it.
-    fn next_to_make(&self) -> Option<(Arc<Launch>, Place)> {
+    fn next_to_make(&self) -> Option<ToMake> {
         let settings = &self.0.settings;
         let now = Instant::now();
         let mut state = self.state();
@@ -401,12 +430,13 @@ impl Spares {
             self.0.live.evict_oldest_idle();
             return None;
         };
-        Some((launch, Place::new(permit, &self.0.wake)))
+        let place = Place::new(permit, &self.0.wake);
+        Some(ToMake { launch, place, generation: state.generation })
     }
 
-    fn put(&self, launch: Arc<Launch>, process: Process) {
+    fn put(&self, launch: Arc<Launch>, process: Process, generation: u64) {
         let mut state = self.state();
-        if !state.closed {
+        if !state.closed && state.generation == generation {
             state.ready.push_back(Spare { launch, process });
         }
     }
@@ -445,14 +475,14 @@ impl State {
 /// The maker: starts what is wanted, one at a time, until the store is closed.
 async fn make(spares: Spares) {
     loop {
-        while let Some((launch, place)) = spares.next_to_make() {
+        while let Some(ToMake { launch, place, generation }) = spares.next_to_make() {
             let Some(made) = spares.0.closing.run_until_cancelled(make_one(&spares, &launch, place)).await else {
                 return;
             };
             match made {
                 Ok(process) => {
                     debug!(pid = process.id(), "a spare is ready");
-                    spares.put(launch, process);
+                    spares.put(launch, process, generation);
                 }
                 Err(error) => {
                     warn!(%error, "a spare could not be made");

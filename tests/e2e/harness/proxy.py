@@ -87,6 +87,8 @@ class Proxy:
                 "firstEventTimeout": FIRST_EVENT_TIMEOUT,
                 "maxProcesses": 48,
                 "sparesPerSubscription": spares,
+                # It starts processes of its own, where tests count processes.
+                "selfTest": False,
             }
             | (claude or {}),
         } | sections

@@ -32,7 +32,7 @@ impl Home {
                 "weeklyBudget": 1, "env": {"FAKE_CLAUDE": fake_claude}
             }],
             "weeklyBudgetThreshold": 1,
-            "claude": {"command": fake_claude_path(), "sparesPerSubscription": 0},
+            "claude": {"command": fake_claude_path(), "sparesPerSubscription": 0, "selfTest": false},
             "notifications": notifications,
         });
         // As editors do.

@@ -5,6 +5,7 @@ mod messages;
 pub mod parameters;
 mod request;
 mod response;
+mod response_format;
 mod stream;
 mod tools;
 
@@ -46,6 +47,7 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<R
         SessionHint::Session(id) => Some(id.to_string()),
         SessionHint::CacheKey(_) | SessionHint::None => None,
     };
+    let is_structured = chat.request.options.output_check.is_some();
     let call = Call {
         request: chat.request,
         session: chat.session,
@@ -61,6 +63,7 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<R
         model: chat.model,
         session_id: session_id.or(sent_session),
         show_thinking: chat.show_thinking,
+        is_structured,
     };
     let reply = if chat.stream {
         Reply::events(stream::Chunks::new(envelope, events, chat.include_usage).boxed())

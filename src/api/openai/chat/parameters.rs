@@ -107,7 +107,12 @@ pub const PARAMETERS: &[Parameter] = &[
     row("tools", Honoured, "function tools, up to 128; the client executes them"),
     row("tool_choice", Honoured, "`auto`, `none`, `required`, a named function, `allowed_tools`"),
     row("parallel_tool_calls", Honoured, ""),
-    row("response_format", Honoured, "`text` and `json_schema`; `json_object` is refused"),
+    row(
+        "response_format",
+        Honoured,
+        "`text`, `json_object`, `json_schema`; the answer is checked here. An answer as a whole that does not fit is \
+         asked for once more (which counts in `usage`), a stream ends with an error in place of its last chunk",
+    ),
     row("prompt_cache_key", Honoured, "keeps requests on one subscription, where their prompt is cached"),
     row("session_id", Extension, "names the conversation; also as header `X-Session-Id`; echoed in the answer"),
     row("priority", Extension, "`low`, `normal` or `high`: how much of the owners' reserve the request may use"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::content::{Part, Speaker, parts};
-use super::{messages, parameters, tools};
+use super::{messages, parameters, response_format, tools};
 use crate::api::Caller;
 use crate::api::field::{
     Invalid, Path, array, boolean, document, excerpt, number, object, positive, require, string, take, wrong_type,
@@ -61,7 +61,12 @@ pub(super) fn parse(body: &[u8], catalog: &Catalog, caller: &Caller) -> Result<C
         );
     }
     let (tools, tool_choice) = tools::tools(&mut request)?;
-    let options = options(&mut request, tool_choice.as_ref(), model)?;
+    let mut options = options(&mut request, tool_choice.as_ref(), model)?;
+    if let Some(format) = take(&mut request, "response_format") {
+        let format = response_format::read(format, &root.key("response_format"))?;
+        (options.output_schema, options.output_check) = (format.schema, format.check);
+        system.extend(format.instruction);
+    }
     let (stream, include_usage) = streaming(&mut request)?;
     let session = session(&mut request, caller.session_header.as_deref())?;
     let priority = priority(&mut request)?;
@@ -123,8 +128,7 @@ fn options(
         top_p,
         stop: take(request, "stop").map_or(Ok(Vec::new()), |stop| stops(stop, &root.key("stop")))?,
         effort,
-        output_schema: take(request, "response_format")
-            .map_or(Ok(None), |format| output_schema(format, &root.key("response_format")))?,
+        ..Options::default()
     })
 }
 
@@ -174,25 +178,6 @@ fn stops(stop: Value, at: &Path<'_>) -> Result<Vec<String>, Invalid> {
                 .collect()
         }
         other => Err(wrong_type(&other, "a string or an array of strings", at)),
-    }
-}
-
-fn output_schema(format: Value, at: &Path<'_>) -> Result<Option<Value>, Invalid> {
-    let mut format = object(format, at)?;
-    let kind_at = at.key("type");
-    match string(require(&mut format, "type", at)?, &kind_at)?.as_str() {
-        "text" => Ok(None),
-        "json_schema" => {
-            let holder_at = at.key("json_schema");
-            let mut holder = object(require(&mut format, "json_schema", at)?, &holder_at)?;
-            let name_at = holder_at.key("name");
-            tools::tool_name(string(require(&mut holder, "name", &holder_at)?, &name_at)?, &name_at)?;
-            let schema_at = holder_at.key("schema");
-            let schema = object(require(&mut holder, "schema", &holder_at)?, &schema_at)?;
-            Ok(Some(Value::Object(schema)))
-        }
-        "json_object" => Err(kind_at.unsupported("is 'json_object', which is not supported: use 'json_schema'")),
-        other => Err(kind_at.invalid(format_args!("must be 'text' or 'json_schema', not '{}'", excerpt(other)))),
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Envelope {
     pub(super) session_id: Option<String>,
     /// Whether the client may see the model's thinking.
     pub(super) show_thinking: bool,
+    /// Whether the client takes the answer for JSON, unless it is told that it is a refusal.
+    pub(super) is_structured: bool,
 }
 
 /// A whole answer.
@@ -73,8 +75,12 @@ impl Completion {
     pub(super) fn document(self, envelope: &Envelope) -> Value {
         let Self { text, thinking, calls, stop, usage } = self;
         // Without any text `content` is null only where calls stand in its place.
-        let content = if text.is_empty() && !calls.is_empty() { Value::Null } else { text.into() };
-        let mut message = json!({ "role": "assistant", "content": content, "refusal": null, "annotations": [] });
+        let (content, refusal) = match stop {
+            Some(StopReason::Refusal) if envelope.is_structured => (Value::Null, refusal(&text).into()),
+            _ if text.is_empty() && !calls.is_empty() => (Value::Null, Value::Null),
+            _ => (text.into(), Value::Null),
+        };
+        let mut message = json!({ "role": "assistant", "content": content, "refusal": refusal, "annotations": [] });
         if !thinking.is_empty() {
             message["reasoning_content"] = thinking.into();
         }
@@ -95,7 +101,7 @@ impl Completion {
                 "index": 0,
                 "message": message,
                 "logprobs": null,
-                "finish_reason": stop.map(finish_reason),
+                "finish_reason": stop.map(|stop| finish_reason(stop, envelope)),
             }],
             "usage": Counts::from(usage),
         });
@@ -110,13 +116,20 @@ impl Completion {
 pub(super) const NO_ARGUMENTS: &str = "{}";
 
 /// OpenAI's word for why an answer ended.
-pub(super) const fn finish_reason(stop: StopReason) -> &'static str {
+pub(super) const fn finish_reason(stop: StopReason, envelope: &Envelope) -> &'static str {
     match stop {
+        // As at OpenAI, where the refusal has a field of its own then.
+        StopReason::Refusal if envelope.is_structured => "stop",
         StopReason::EndTurn | StopReason::StopSequence => "stop",
         StopReason::MaxTokens => "length",
         StopReason::ToolUse => "tool_calls",
         StopReason::Refusal => "content_filter",
     }
+}
+
+/// What a model that refuses says.
+pub(super) fn refusal(text: &str) -> &str {
+    if text.trim().is_empty() { "The model refused to answer." } else { text }
 }
 
 /// The error of a stream of events that ends before the answer does.

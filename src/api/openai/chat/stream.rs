@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::stream::{BoxStream, Stream, StreamExt as _};
 use serde::Serialize;
 
-use super::response::{Counts, Envelope, NO_ARGUMENTS, finish_reason, unfinished};
+use super::response::{Counts, Envelope, NO_ARGUMENTS, finish_reason, refusal, unfinished};
 use crate::api::Frame;
 use crate::api::openai::error::Error;
 use crate::conversation::{Event, StopReason, Usage};
@@ -71,8 +71,12 @@ impl Chunks {
     fn finish(&mut self, stop: StopReason, usage: Usage) {
         self.events = None;
         self.complete_bare_call();
-        let choice =
-            Choice { index: 0, delta: Delta::default(), logprobs: None, finish_reason: Some(finish_reason(stop)) };
+        if stop == StopReason::Refusal && self.envelope.is_structured {
+            // What came before stands as text already.
+            self.push_delta(&Delta { refusal: Some(refusal("")), ..Delta::default() });
+        }
+        let finish_reason = Some(finish_reason(stop, &self.envelope));
+        let choice = Choice { index: 0, delta: Delta::default(), logprobs: None, finish_reason };
         let session_id = self.envelope.session_id.as_deref();
         self.ready.push_back(chunk(&self.envelope, &[choice], self.no_usage(), session_id));
         if self.include_usage {
@@ -187,6 +191,8 @@ struct Delta<'a> {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -16,7 +16,14 @@ type Events = Vec<Result<Event, GatewayError>>;
 const USAGE: Usage = Usage { input: 10, cache_creation: 20, cache_read: 30, output: 7, reasoning: 2 };
 
 fn envelope() -> Envelope {
-    Envelope { id: "chatcmpl-1".into(), created: 5, model: "gpt-4o".into(), session_id: None, show_thinking: false }
+    Envelope {
+        id: "chatcmpl-1".into(),
+        created: 5,
+        model: "gpt-4o".into(),
+        session_id: None,
+        show_thinking: false,
+        is_structured: false,
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "as the stream carries it")]
@@ -190,6 +197,17 @@ async fn a_refusal_of_the_provider_is_a_content_filter() {
     let document = document(&envelope(), vec![finished(StopReason::Refusal)]).await;
     assert_eq!(document["choices"][0]["finish_reason"], "content_filter");
     assert_eq!(document["choices"][0]["message"]["content"], "");
+}
+
+#[tokio::test]
+async fn a_refusal_has_its_own_field_where_json_is_expected() {
+    let envelope = Envelope { is_structured: true, ..envelope() };
+    let choice = &document(&envelope, vec![text("I won't."), finished(StopReason::Refusal)]).await["choices"][0];
+    assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("stop"), &Value::Null));
+    assert_eq!(choice["message"]["refusal"], "I won't.");
+    let frames = frames(envelope, vec![finished(StopReason::Refusal)], false).await;
+    assert_eq!(frames[1], delta(r#"{"refusal":"The model refused to answer."}"#));
+    assert!(frames[2].contains(r#""finish_reason":"stop""#) && frames[3] == "[DONE]", "{frames:?}");
 }
 
 #[tokio::test]

@@ -71,10 +71,14 @@ fn sampling_and_limits_are_mapped() {
         let options = options(json!({ "reasoning_effort": word, "temperature": 1 }));
         assert_eq!((options.effort, options.temperature), (Some(effort), None), "{word}");
     }
-    let schema = json!({ "type": "object", "properties": { "z": {}, "a": {} } });
+    let schema = json!({ "type": "object", "properties": { "z": { "type": "null" }, "a": { "type": "string" } },
+        "required": ["z", "a"], "additionalProperties": false });
     let format = json!({ "type": "json_schema", "json_schema": { "name": "n", "strict": true, "schema": schema } });
     assert_eq!(options(json!({ "response_format": format })).output_schema, Some(schema));
-    assert_eq!(options(json!({ "response_format": { "type": "text" } })).output_schema, None);
+    assert_eq!(options(json!({ "response_format": { "type": "text" } })), Options::default());
+    let chat = read(json!({ "system": "Be nice.", "response_format": { "type": "json_object" } }));
+    assert!(chat.request.system.len() == 2 && chat.request.system[1].contains("JSON object"));
+    assert!(chat.request.options.output_check.is_some());
 }
 
 #[test]
@@ -112,7 +116,11 @@ fn a_wrong_value_is_refused_by_name() {
         "tool_choice",
         "together with 'reasoning_effort'",
     );
-    refuse(json!({ "response_format": { "type": "json_object" } }), "response_format.type", "use 'json_schema'");
+    refuse(
+        json!({ "response_format": { "type": "json_schema", "json_schema": { "name": "n", "schema": { "type": 5 } } } }),
+        "response_format.json_schema.schema",
+        "is not a usable JSON schema",
+    );
     refuse(json!({ "response_format": { "type": "xml" } }), "response_format.type", "not 'xml'");
     refuse(json!({ "response_format": { "type": "json_schema" } }), "response_format.json_schema", "is required");
     refuse(

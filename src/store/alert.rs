@@ -1,0 +1,158 @@
+//! Alerts, and when what they told of was over.
+
+use serde::Serialize;
+
+use super::page::Item;
+use super::sql::{Row, Sql};
+use super::{Page, Paged, Result, Scope, Store};
+use crate::units::Timestamp;
+
+const COLUMNS: &str = "id, organization_id, account, kind, severity, message, current_value, limit_value, percentage, \
+                       quota_type, created_at, resolved_at";
+
+/// An alert.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alert {
+    /// From [`super::new_id`].
+    pub id: String,
+    /// Whose it is, where there are organisations.
+    pub organization_id: Option<String>,
+    /// The subscription; `None` for what concerns the whole program.
+    pub account: Option<String>,
+    /// What it tells: `usage_threshold`, `limit_reached`, ...
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `info`, `warning`, `critical` or `emergency`.
+    pub severity: String,
+    /// In words.
+    pub message: String,
+    /// What was measured, for example micro-dollars used.
+    pub current_value: Option<i64>,
+    /// What may be used.
+    #[serde(rename = "limit")]
+    pub limit_value: Option<i64>,
+    /// The first as a share of the second, in percent.
+    pub percentage: Option<f64>,
+    /// What is measured, for example `weekly_budget`.
+    pub quota_type: Option<String>,
+    /// When it was raised.
+    pub created_at: Timestamp,
+    /// When what it told of was over.
+    pub resolved_at: Option<Timestamp>,
+}
+
+impl Item for Alert {
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// Which alerts are meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AlertFilter {
+    /// Whose.
+    pub scope: Scope,
+    /// Of this subscription.
+    pub account: Option<String>,
+    /// Of this kind.
+    pub kind: Option<String>,
+    /// Of this severity.
+    pub severity: Option<String>,
+    /// Only those that are over, or only those that are not.
+    pub resolved: Option<bool>,
+    /// Raised from then on.
+    pub from: Option<Timestamp>,
+    /// Raised before then.
+    pub until: Option<Timestamp>,
+}
+
+impl Store {
+    /// Writes alerts; those that are there already are left as they are.
+    pub async fn add_alerts(&self, alerts: &[Alert]) -> Result<()> {
+        self.transaction(alerts.iter().map(insert).collect()).await.map(drop)
+    }
+
+    /// Says that what the open alerts of a kind told of a subscription was over at `at`. Returns how many there were.
+    pub async fn resolve_alerts(&self, account: Option<&str>, kind: &str, at: Timestamp) -> Result<u64> {
+        self.execute(resolve(account, kind, at)).await
+    }
+
+    /// Says of one alert that it is over. One that was over before keeps its time. Returns whether it exists.
+    pub async fn resolve_alert(&self, scope: &Scope, id: &str, at: Timestamp) -> Result<bool> {
+        let mut sql = Sql::new("UPDATE quota_alerts SET resolved_at = COALESCE(resolved_at, ");
+        sql.bind(at).push(") WHERE id = ").bind(id);
+        sql.filter("organization_id =", scope.organization());
+        Ok(self.execute(sql).await? > 0)
+    }
+
+    /// Alerts, the newest first.
+    pub async fn alerts(&self, filter: &AlertFilter, page: &Page) -> Result<Paged<Alert>> {
+        let mut sql = Sql::new("SELECT ");
+        sql.push(COLUMNS).push(" FROM quota_alerts WHERE TRUE");
+        sql.filter("organization_id =", filter.scope.organization());
+        sql.filter("account =", filter.account.as_deref());
+        sql.filter("kind =", filter.kind.as_deref());
+        sql.filter("severity =", filter.severity.as_deref());
+        sql.filter("created_at >=", filter.from);
+        sql.filter("created_at <", filter.until);
+        match filter.resolved {
+            Some(true) => sql.push(" AND resolved_at IS NOT NULL"),
+            Some(false) => sql.push(" AND resolved_at IS NULL"),
+            None => &mut sql,
+        };
+        self.page(sql, page, read).await
+    }
+}
+
+pub(super) fn insert(alert: &Alert) -> Sql {
+    let mut sql = Sql::new("INSERT INTO quota_alerts (");
+    sql.push(COLUMNS).push(") VALUES ");
+    sql.tuple(
+        "",
+        [
+            (&alert.id).into(),
+            (&alert.organization_id).into(),
+            (&alert.account).into(),
+            (&alert.kind).into(),
+            (&alert.severity).into(),
+            (&alert.message).into(),
+            alert.current_value.into(),
+            alert.limit_value.into(),
+            alert.percentage.into(),
+            (&alert.quota_type).into(),
+            alert.created_at.into(),
+            alert.resolved_at.into(),
+        ],
+    );
+    sql.push(" ON CONFLICT (id) DO NOTHING");
+    sql
+}
+
+pub(super) fn resolve(account: Option<&str>, kind: &str, at: Timestamp) -> Sql {
+    let mut sql = Sql::new("UPDATE quota_alerts SET resolved_at = ");
+    sql.bind(at).push(" WHERE resolved_at IS NULL AND kind = ").bind(kind);
+    match account {
+        Some(account) => sql.push(" AND account = ").bind(account),
+        None => sql.push(" AND account IS NULL"),
+    };
+    sql.filter("created_at <=", Some(at));
+    sql
+}
+
+fn read(row: &Row) -> Result<Alert> {
+    Ok(Alert {
+        id: row.text("id")?,
+        organization_id: row.maybe_text("organization_id")?,
+        account: row.maybe_text("account")?,
+        kind: row.text("kind")?,
+        severity: row.text("severity")?,
+        message: row.text("message")?,
+        current_value: row.maybe_int("current_value")?,
+        limit_value: row.maybe_int("limit_value")?,
+        percentage: row.maybe_real("percentage")?,
+        quota_type: row.maybe_text("quota_type")?,
+        created_at: row.time("created_at")?,
+        resolved_at: row.maybe_time("resolved_at")?,
+    })
+}

@@ -1,0 +1,75 @@
+//! The durable store. One contract over SQLite and over a real PostgreSQL, whose URL is in `AUTH_POOL_TEST_POSTGRES`
+//! (`scripts/services.sh` starts one; `scripts/test` always does).
+
+mod books;
+mod contract;
+
+use auth_pool::config::Env;
+use auth_pool::store::{Location, Store, new_id};
+use tempfile::TempDir;
+
+/// A store of its own for one test.
+pub(super) struct Bench {
+    pub(super) store: Store,
+    location: Location,
+    _folder: Option<TempDir>,
+}
+
+impl Bench {
+    pub(super) async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let location = Location::file(folder.path().join("state/pool.db"));
+        let store = Store::open(location.clone()).await.expect("a file");
+        Self { store, location, _folder: Some(folder) }
+    }
+
+    /// A new database in the server of the test run; `None` where there is none and none is asked for.
+    pub(super) async fn postgres() -> Option<Self> {
+        let env = Env::from_process();
+        let Some(server) = env.var("AUTH_POOL_TEST_POSTGRES") else {
+            assert!(env.var("AUTH_POOL_TEST_SERVICES").is_none(), "AUTH_POOL_TEST_POSTGRES is not set");
+            return not_run();
+        };
+        let name = format!("test_{}", new_id().replace('-', ""));
+        let admin = sqlx::PgPool::connect(server).await.expect("the server");
+        let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
+        sqlx::raw_sql(create).execute(&admin).await.expect("a database");
+        admin.close().await;
+        let (server, _) = server.rsplit_once('/').expect("a URL");
+        let location = Location::from_url(&format!("{server}/{name}")).expect("a URL");
+        let store = Store::open(location.clone()).await.expect("a database");
+        Some(Self { store, location, _folder: None })
+    }
+
+    /// The same database again, as another process would open it.
+    pub(super) async fn reopen(&self) -> Store {
+        Store::open(self.location.clone()).await.expect("the same database")
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "who runs the tests shall know")]
+fn not_run<T>() -> Option<T> {
+    eprintln!("NOT RUN: there is no AUTH_POOL_TEST_POSTGRES");
+    None
+}
+
+/// Runs each of these on both databases.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(crate::store::Bench::sqlite().await).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(bench) = crate::store::Bench::postgres().await {
+                    super::$name(bench).await;
+                }
+            })+
+        }
+    };
+}
+pub(super) use on_both;
