@@ -9,10 +9,10 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::channels::{Channels, ChannelsSettings};
-use super::rules::{Notice, Rule, Rulebook, Trigger};
+use super::rules::{Notice, Rule, Rulebook};
 use super::webhook::Pace;
 use crate::pool::{Effect, UsageView};
 use crate::runtime::tasks::Tasks;
@@ -61,7 +61,6 @@ impl Alerts {
     ) -> Self {
         let Settings { rules, channels, tick, pace } = settings;
         let channels = Channels::start(channels, pace, tasks, stop);
-        announce(&rules);
         let (rules, changes) = watch::channel(rules);
         let alerts = Self(Arc::new(Shared { rules, channels, missed: AtomicU64::new(0) }));
         let watch = Watch { shared: Arc::clone(&alerts.0), changes, effects, weeks };
@@ -80,7 +79,6 @@ impl Alerts {
         self.0.rules.send_if_modified(|rules| {
             let changed = *rules != settings.rules;
             if changed {
-                announce(&settings.rules);
                 *rules = settings.rules;
             }
             changed
@@ -95,12 +93,6 @@ impl Alerts {
             "missedEvents": missed.load(Ordering::Relaxed),
             "channels": channels.counts(),
         })
-    }
-}
-
-fn announce(rules: &[Rule]) {
-    if rules.iter().any(|rule| rule.trigger == Trigger::Failover) {
-        info!("the alert rule `failover` is silent: this version has no fallback backend");
     }
 }
 

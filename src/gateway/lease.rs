@@ -84,7 +84,7 @@ impl SharedPool {
         value
     }
 
-    fn publish(&self, now: Timestamp, effects: Vec<Effect>) {
+    pub(super) fn publish(&self, now: Timestamp, effects: Vec<Effect>) {
         for effect in effects {
             // An error only means that nobody listens.
             let _ = self.0.effects.send((now, effect));

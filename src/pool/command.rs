@@ -176,6 +176,15 @@ pub enum Effect {
         /// What had kept it out.
         cause: String,
     },
+    /// A request was served by a backend beside the pool, because the pool could not.
+    Failover {
+        /// The session it belongs to.
+        session: String,
+        /// Who served.
+        backend: Arc<str>,
+        /// Why the pool could not.
+        cause: String,
+    },
     /// A subscription's status changed by its own budget.
     StatusChanged {
         /// The subscription.
