@@ -44,7 +44,7 @@ pub enum Trigger {
         /// How bad that is.
         severity: Severity,
     },
-    /// A request was served by the fallback backend. The pool of this version has none, so it never happens.
+    /// A request was served by a backend beside the pool, because the pool could not.
     Failover,
     /// A session moved because its subscription could no longer serve it.
     Rotation,
@@ -324,6 +324,17 @@ impl Event {
                     ("session", session.as_str().into()),
                     ("from", (**from).into()),
                     ("to", (**to).into()),
+                    ("cause", cause.as_str().into()),
+                ],
+            ),
+            Effect::Failover { session, backend, cause } => event(
+                Kind::Failover,
+                Severity::Warning,
+                backend,
+                format!("Session {session} was served by the backend {backend}: {cause}"),
+                vec![
+                    ("session", session.as_str().into()),
+                    ("backend", (**backend).into()),
                     ("cause", cause.as_str().into()),
                 ],
             ),

@@ -56,7 +56,8 @@ fn effect(trigger: &Trigger, id: &Arc<str>, now: Timestamp) -> Option<Effect> {
         }
         Trigger::AuthFailed => Some(Effect::AuthFailed { subscription, cause }),
         Trigger::Recovered => Some(Effect::Recovered { subscription, cause }),
-        Trigger::UsageThreshold { .. } | Trigger::Quota { .. } | Trigger::Failover => None,
+        Trigger::Failover => Some(Effect::Failover { session: "test".to_owned(), backend: "test".into(), cause }),
+        Trigger::UsageThreshold { .. } | Trigger::Quota { .. } => None,
     }
 }
 

@@ -9,11 +9,11 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::channels::{Channels, ChannelsSettings};
 use super::message::{Alert, Channel, Kind, Severity};
-use super::rules::{Notice, Rule, Rulebook, Trigger};
+use super::rules::{Notice, Rule, Rulebook};
 use super::webhook::Pace;
 use crate::pool::{Effect, UsageView};
 use crate::runtime::tasks::Tasks;
@@ -67,7 +67,6 @@ impl Alerts {
     ) -> Self {
         let Settings { rules, channels, tick, pace } = settings;
         let channels = Channels::start(channels, pace, tasks, stop);
-        announce(&rules);
         let (rules, changes) = watch::channel(rules);
         let alerts = Self(Arc::new(Shared {
             rules,
@@ -91,7 +90,6 @@ impl Alerts {
         self.0.rules.send_if_modified(|rules| {
             let changed = *rules != settings.rules;
             if changed {
-                announce(&settings.rules);
                 *rules = settings.rules;
             }
             changed
@@ -153,12 +151,6 @@ impl Shared {
         self.channels.send(&notice);
         // An error only means that nobody listens.
         let _ = self.told.send(notice.alert);
-    }
-}
-
-fn announce(rules: &[Rule]) {
-    if rules.iter().any(|rule| rule.trigger == Trigger::Failover) {
-        info!("the alert rule `failover` is silent: this version has no fallback backend");
     }
 }
 

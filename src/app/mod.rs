@@ -97,11 +97,7 @@ impl App {
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?.with_admin(admin);
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
-        if config.fallback_when_exhausted {
-            info!(
-                "there is no fallback backend in this version: when nobody can serve, clients are told when to return"
-            );
-        }
+        gateway.route(http.routing(&config));
         upkeep::start(&pool, &config, &tasks, &stop);
         let alerts = alerts::start(&pool, &config, &env, &tasks, &stop);
         alerts::tell_followers(&pool, &alerts, &tasks, &stop);

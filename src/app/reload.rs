@@ -112,6 +112,7 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     target.usage_poll.apply(new, &backends);
     target.cli_watch.apply(new);
     let backends = parts::as_backends(backends, target.http.subscriptions(new));
+    target.gateway.route(target.http.routing(new));
     target.gateway.replace(backends, catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.gateway.clients().apply(super::clients::rules(new));

@@ -88,8 +88,6 @@ fn describe(trigger: &Trigger) -> String {
         Trigger::UsageThreshold { share } | Trigger::Quota { share, .. } => {
             format!("{} {:.0} %", trigger.kind(), share * 100.0)
         }
-        // It can be sent, but nothing sets it off.
-        Trigger::Failover => format!("{} (silent in this version)", trigger.kind()),
         _ => trigger.kind().to_string(),
     }
 }

@@ -24,8 +24,9 @@ use std::path::{Path, PathBuf};
 
 pub use env::Env;
 pub use model::{
-    Api, CapacityTracking, Channel, CircuitBreaker, Claude, ClientKey, Config, Kind, Notifications,
-    OrganizationSelection, Priority, Queue, Rebalancing, Rule, RuleKind, Scope, Server, Source, Subscription,
+    Api, Backend, BackendKind, CapacityTracking, Channel, CircuitBreaker, Claude, ClientKey, Config, Kind,
+    Notifications, OrganizationSelection, Priority, Queue, Rebalancing, Routing, Rule, RuleKind, Scope, Server, Source,
+    Subscription,
 };
 pub use problem::{FieldPath, Place, Problem, Problems};
 pub use schema::json_schema;

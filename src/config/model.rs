@@ -45,12 +45,16 @@ pub struct Config {
     pub max_clients_per_subscription: u32,
     /// Share of the weekly budget from which on a subscription is given no new session; above 0, at most 1.
     pub weekly_budget_threshold: f64,
-    /// Whether the fallback backend serves when no subscription can.
+    /// Whether the fallback chain serves when no subscription can.
     pub fallback_when_exhausted: bool,
     /// How idle sessions are moved.
     pub rebalancing: Rebalancing,
     /// Which alerts are sent, and where.
     pub notifications: Notifications,
+    /// The names in `/v1/NAME/chat/completions`.
+    pub backends: Vec<Backend>,
+    /// Who serves first, and who steps in.
+    pub routing: Routing,
     /// Names that clients use, and the model or alias each stands for.
     pub models: BTreeMap<String, String>,
     /// How the CLI is run.
@@ -137,6 +141,58 @@ pub struct Api {
     pub base_url: String,
     /// What models are called there, by exact id, family or `*`.
     pub models: BTreeMap<String, String>,
+}
+
+/// A backend beside the pool, or a name for a part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Unique.
+    pub name: String,
+    /// What it is.
+    pub kind: BackendKind,
+    /// Requests at the same time.
+    pub max_concurrent: u32,
+    /// Whether it is given requests with tools.
+    pub supports_tools: bool,
+}
+
+/// See [`Backend`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// The pool.
+    Pool {
+        /// Only this subscription of it.
+        subscription: Option<String>,
+    },
+    /// The Messages API.
+    AnthropicApi {
+        /// Its address.
+        base_url: String,
+        /// Names the environment variable that holds the key; that variable is set.
+        key_env: String,
+        /// What models are called there, by exact id, family or `*`.
+        models: BTreeMap<String, String>,
+    },
+    /// OpenAI's chat completions.
+    OpenAiApi {
+        /// Its address, up to `/chat/completions`.
+        base_url: String,
+        /// Names the environment variable that holds the key, if it needs one; that variable is set.
+        key_env: Option<String>,
+        /// What models are called there, by exact id, family or `*`.
+        models: BTreeMap<String, String>,
+    },
+}
+
+/// Who serves first, and who steps in. All names are those of backends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routing {
+    /// Who is asked first; the pool when `None`.
+    pub default_backend: Option<String>,
+    /// Who steps in, in this order.
+    pub fallback_chain: Vec<String>,
+    /// How long a request waits for a busy pool before somebody steps in.
+    pub fallback_after: Duration,
 }
 
 /// What a subscription is.
@@ -233,7 +289,7 @@ pub enum RuleKind {
         /// Above 0, at most 1.
         threshold: f64,
     },
-    /// A request was served by the fallback backend. This version has none, so it says nothing yet.
+    /// A request was served by a backend beside the pool, because the pool could not.
     Failover,
     /// A session moved because its subscription could no longer serve it.
     Rotation,

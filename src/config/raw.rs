@@ -31,7 +31,7 @@ pub(super) struct File {
     /// Share of the weekly budget from which on a subscription is given no new session.
     #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
     pub(super) weekly_budget_threshold: f64,
-    /// Whether the fallback backend serves when no subscription can.
+    /// Whether the backends of `routing.fallbackChain` serve when no subscription can.
     pub(super) fallback_when_exhausted: bool,
     /// How idle sessions are moved from dear to cheap subscriptions.
     pub(super) rebalancing: Rebalancing,
@@ -59,6 +59,11 @@ pub(super) struct File {
     /// `organizationId`; it need not stand here.
     #[schemars(with = "BTreeMap<String, Organization>")]
     pub(super) organizations: BTreeMap<String, Option<Organization>>,
+    /// Backends beside the pool. Each is asked by its name (`/v1/NAME/chat/completions`), or steps in for the pool.
+    #[schemars(with = "Vec<Backend>")]
+    pub(super) backends: Vec<Option<Backend>>,
+    /// Who serves first, and who steps in.
+    pub(super) routing: Routing,
     /// Capacity limits by tier; a subscription names its `tier`.
     pub(super) rate_limits: BTreeMap<String, RateLimit>,
     /// Where usage, limits, sessions and what is registered by the admin API are kept over restarts.
@@ -84,6 +89,8 @@ impl Default for File {
             quota_alerts: QuotaAlerts::default(),
             capacity_tracking: CapacityTracking::default(),
             organizations: BTreeMap::new(),
+            backends: Vec::new(),
+            routing: Routing::default(),
             rate_limits: BTreeMap::new(),
             store: store::Section::default(),
         }
@@ -167,6 +174,77 @@ fn yes() -> bool {
     true
 }
 
+/// A backend beside the pool, or a name for the pool or one of its members.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Backend {
+    /// Unique.
+    #[schemars(required, regex(pattern = NAME))]
+    pub(super) name: Option<String>,
+    /// What it is.
+    #[serde(rename = "type")]
+    #[schemars(required)]
+    pub(super) kind: Option<BackendType>,
+    /// Over HTTP: its address. Needed for `openai-api` unless it is OpenAI itself.
+    pub(super) base_url: Option<String>,
+    /// Over HTTP: names the environment variable that holds its key. A server of one's own may need none.
+    #[schemars(regex(pattern = VARIABLE))]
+    pub(super) api_key_env: Option<String>,
+    /// Over HTTP: what models are called there, by exact id, family (`opus`, `sonnet`, ...) or `*` for all others.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Name>")]
+    pub(super) models: BTreeMap<String, String>,
+    /// For `claude-cli`: the subscription; without it the whole pool.
+    #[schemars(regex(pattern = NAME))]
+    pub(super) account_id: Option<String>,
+    /// For `claude-cli`: the subscription by its `configDir`.
+    pub(super) config_dir: Option<String>,
+    /// Over HTTP: requests at the same time.
+    #[serde(default = "backend_max_concurrent")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) max_concurrent: u32,
+    /// Over HTTP: whether it is given requests with tools.
+    #[serde(default = "yes")]
+    pub(super) supports_tools: bool,
+}
+
+fn backend_max_concurrent() -> u32 {
+    100
+}
+
+/// What a backend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum BackendType {
+    /// The pool, or one subscription of it.
+    ClaudeCli,
+    /// The Messages API.
+    AnthropicApi,
+    /// Anything that speaks OpenAI's chat completions.
+    #[serde(rename = "openai-api")]
+    OpenAiApi,
+}
+
+/// Who serves first, and who steps in.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Routing {
+    /// The backend that requests without a name are given to first; the pool if left out.
+    #[schemars(regex(pattern = NAME))]
+    pub(super) default_backend: Option<String>,
+    /// The backends that step in, one after the other, when the one before cannot serve.
+    #[schemars(with = "Vec<Name>")]
+    pub(super) fallback_chain: Vec<Option<String>>,
+    /// How long a request waits for a busy pool before somebody steps in; a number counts seconds.
+    pub(super) fallback_after: Span,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self { default_backend: None, fallback_chain: Vec::new(), fallback_after: Span::text("0s") }
+    }
+}
+
 /// How idle sessions are moved from dear to cheap subscriptions.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -240,7 +318,7 @@ fn log() -> Vec<Channel> {
 pub(super) enum RuleType {
     /// A subscription has used a share of its weekly budget.
     UsageThreshold,
-    /// A request was served by the fallback backend. This version has none, so it says nothing yet.
+    /// A request was served by a backend beside the pool, because the pool could not.
     Failover,
     /// A session moved because its subscription could no longer serve it.
     Rotation,

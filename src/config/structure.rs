@@ -121,9 +121,10 @@ fn take_out(root: &mut Value, steps: &[String]) {
 /// What to say of a field that does not exist, and the name that was probably meant.
 fn unknown_field(name: &str, schema_path: &Location) -> (String, Option<String>) {
     /// Names that people try, and why they do not exist.
-    const ADVICE: [(&str, &str, &str); 4] = [
+    const ADVICE: [(&str, &str, &str); 5] = [
         ("ClientKey", "key", "give the key's `sha256`, or name in `env` the environment variable that holds it"),
         ("ClientKey", "apiKey", "give the key's `sha256`, or name in `env` the environment variable that holds it"),
+        ("Backend", "apiKey", "name in `apiKeyEnv` the environment variable that holds the key"),
         ("Subscription", "apiKey", "name in `apiKeyEnv` the environment variable that holds the key"),
         ("Subscription", "oauthToken", "name in `oauthTokenEnv` the environment variable that holds the token"),
     ];
@@ -305,6 +306,11 @@ mod tests {
             "capacityTracking": {
                 "enabled": true, "syncIntervalSeconds": 1, "redisKeyPrefix": "p", "redisTTLSeconds": 1
             },
+            "backends": [
+                {"name": "b", "type": "openai-api", "baseUrl": "https://api.example.com", "apiKeyEnv": "K", "models": {"*": "m"}, "maxConcurrent": 1, "supportsTools": true},
+                {"name": "c", "type": "claude-cli", "accountId": "a", "configDir": "~/.claude"}
+            ],
+            "routing": {"defaultBackend": "c", "fallbackChain": ["b"], "fallbackAfter": "1s"},
             "rateLimits": {"t": {
                 "requestsPerMinute": 1, "tokensPerMinute": 1, "inputTokensPerMinute": 1, "tokensPerDay": 1,
                 "costPerDay": 0.5

@@ -30,7 +30,7 @@ pub enum Topic {
     Subscription,
     /// An alert fired or was resolved.
     Alert,
-    /// An attempt failed; if the request may be tried elsewhere, it is.
+    /// An attempt failed and the request goes on elsewhere if it may; or a backend beside the pool served it.
     Failover,
     /// Somebody changed accounts or keys.
     Change,
@@ -63,6 +63,7 @@ impl Topic {
     pub(super) const fn of(effect: &Effect) -> Self {
         match effect {
             Effect::Rotation { .. } | Effect::Moved { .. } => Self::Rotation,
+            Effect::Failover { .. } => Self::Failover,
             _ => Self::Subscription,
         }
     }

@@ -125,9 +125,9 @@ impl SharedPool {
         value
     }
 
-    fn publish(&self, now: Timestamp, effects: Vec<Effect>) {
+    pub(super) fn publish(&self, now: Timestamp, effects: Vec<Effect>) {
         for effect in effects {
-            let organization = self.lock().organization_of(effect.subscription());
+            let organization = effect.subscription().and_then(|id| self.lock().organization_of(id));
             self.0.feed.publish(now, Topic::of(&effect), organization.as_ref(), &effect);
             // An error only means that nobody listens.
             let _ = self.0.effects.send((now, effect));

@@ -5,12 +5,14 @@
 
 mod attempt;
 mod clients;
+mod fallback;
 mod feed;
 mod lease;
 mod operate;
 mod pooled;
 mod queue;
 mod record;
+mod routing;
 mod settings;
 mod structured;
 mod tryout;
@@ -29,6 +31,7 @@ pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
 pub use record::{Progress, ProgressState, Recorder, Used};
+pub use routing::{NamedBackend, Routing, Target};
 pub use settings::Settings;
 
 pub use crate::backend::{Failure, FailureKind};
@@ -44,6 +47,12 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// The models a client may ask for.
     fn catalog(&self) -> Arc<Catalog>;
+
+    /// What `/v1/{name}/...` leads to; `None` where that leads nowhere.
+    fn names(&self, name: &str) -> Option<ModelNames> {
+        let _ = name;
+        None
+    }
 
     /// What `GET /health` tells. Must be quick: monitors ask often.
     fn health(&self) -> HealthReport;
@@ -64,6 +73,15 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Runs a rebalancing cycle now; tells what moved and why, or why nothing did.
     fn rebalance(&self) -> Value;
+}
+
+/// Which names of models are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelNames {
+    /// Those of the catalogue.
+    Known,
+    /// Any: the backend judges.
+    Any,
 }
 
 /// Which decisions the operator asks for.
@@ -93,6 +111,17 @@ pub struct Call {
     pub stream: bool,
     /// How much of the owners' reserve the request may use.
     pub priority: Priority,
+    /// The backend or subscription that alone may serve it, where its path names one.
+    pub backend: Option<Arc<str>>,
+}
+
+/// Who serves beside the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The backend's name.
+    pub backend: Arc<str>,
+    /// Why it steps in for the pool; `None` where it was asked in the first place.
+    pub instead: Option<String>,
 }
 
 /// What the client said about the conversation a request belongs to.
@@ -109,8 +138,10 @@ pub enum SessionHint {
 
 /// A request that has begun to be answered.
 pub struct Answer {
-    /// Who answers.
+    /// Who answers: a subscription, or the backend beside the pool.
     pub subscription: Arc<str>,
+    /// Set where it is not a subscription that answers.
+    pub backend: Option<Served>,
     /// The session the request was taken to belong to, where the client should know it.
     pub session_id: Option<String>,
     /// Why this subscription, for people.
@@ -138,6 +169,12 @@ pub enum GatewayError {
     ClientBudget {
         /// How long until it may spend again.
         retry_after: Option<Duration>,
+        /// For the client.
+        message: String,
+    },
+    /// The client may not have that.
+    #[error("{message}")]
+    NotAllowed {
         /// For the client.
         message: String,
     },

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream::{self, Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -21,14 +21,15 @@ use super::clients::Clients;
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
 use super::record::{Recorder, Trace};
+use super::routing::Routing;
 use super::{
-    Answer, BackendHealth, Call, DecisionFilter, Feed, Gateway, GatewayError, HealthReport, PoolHealth, QueueSettings,
-    SessionHint, Settings, operate,
+    Answer, BackendHealth, Call, DecisionFilter, Feed, Gateway, GatewayError, HealthReport, ModelNames, PoolHealth,
+    QueueSettings, SessionHint, Settings, operate,
 };
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Caller, Failure, FailureKind, Fault};
 use crate::conversation::{Block, Catalog, Event, Usage};
-use crate::pool::{Ask, Pool, Refusal, RefusalReason, SessionKey};
+use crate::pool::{Ask, Effect, Pool, Refusal, RefusalReason, SessionKey};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
 use crate::units::{MicroUsd, Timestamp};
@@ -58,6 +59,7 @@ pub struct PooledGateway(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     pool: SharedPool,
     clients: Clients,
+    routing: ArcSwap<Routing>,
     backends: ArcSwap<Backends>,
     /// Those before the last change: somebody may just have been given a subscription that is gone by now.
     retired: ArcSwap<Backends>,
@@ -90,6 +92,7 @@ impl PooledGateway {
         Self(Arc::new(Shared {
             pool,
             clients: Clients::default(),
+            routing: ArcSwap::default(),
             backends: ArcSwap::from_pointee(backends),
             retired: ArcSwap::default(),
             catalog: ArcSwap::from_pointee(catalog),
@@ -159,6 +162,23 @@ impl PooledGateway {
         self.0.draining.load(Ordering::Acquire)
     }
 
+    pub(super) fn routing(&self) -> Arc<Routing> {
+        self.0.routing.load_full()
+    }
+
+    pub(super) fn set_routing(&self, routing: Routing) {
+        self.0.routing.store(Arc::new(routing));
+    }
+
+    pub(super) fn kill_token(&self) -> CancellationToken {
+        self.0.kill.clone()
+    }
+
+    /// Tells everybody who listens to the pool what happened beside it.
+    pub(super) fn announce(&self, effect: Effect) {
+        self.0.pool.publish(clock::now(), vec![effect]);
+    }
+
     /// What each client may use of the pool.
     pub fn clients(&self) -> &Clients {
         &self.0.clients
@@ -166,7 +186,7 @@ impl PooledGateway {
 
     /// Tries subscriptions until one begins to answer. The answer has to be over by `deadline`, but for the time that the
     /// request waits in the queue.
-    pub(super) async fn begin(&self, call: &Call, deadline: Instant) -> Result<Answer, GatewayError> {
+    pub(super) async fn begin_in_pool(&self, call: &Call, deadline: Instant) -> Result<Answer, GatewayError> {
         let recorder = self.0.recorder.get().cloned();
         let trace = recorder.map(|recorder| Trace::start(recorder, call, session_key(call)));
         let answer = self.attempts(call, deadline, trace.as_ref()).await;
@@ -187,7 +207,7 @@ impl PooledGateway {
         let mut last: Option<Failure> = None;
         let settings = **self.0.settings.load();
         // What is left of it: a request that is tried again does not begin to wait anew.
-        let mut queue = settings.queue;
+        let mut queue = self.queue_for(call, settings.queue);
         for attempt in 0..settings.max_attempts.max(1) {
             let timeout = queue.timeout;
             let mut lease = match self.lease(call, &tried, last.as_ref(), attempt, &mut queue).await {
@@ -212,6 +232,7 @@ impl PooledGateway {
                     };
                     return Ok(Answer {
                         subscription,
+                        backend: None,
                         session_id,
                         decision_reason: decision.reason.to_string(),
                         events,
@@ -289,7 +310,7 @@ impl PooledGateway {
 
     /// What the pool is asked on behalf of a call's client.
     fn ask<'a>(&self, call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
-        Ask { only: self.0.clients.only(&call.client), ..ask(call, exclude) }
+        Ask { only: self.only(call), ..ask(call, exclude) }
     }
 
     pub(super) fn backend(&self, subscription: &str) -> Option<Arc<dyn Backend>> {
@@ -309,18 +330,31 @@ impl PooledGateway {
         };
         let request = &call.request;
         let caller = Caller { client: Arc::clone(&call.client) };
-        let mut attempt = Attempt::new(backend.run(request, &caller), lease, request.model.price, self.0.tasks.clone());
-        let mut begun = Vec::with_capacity(2);
-        while let Some(event) = timeout_at(deadline, attempt.next()).await.map_err(|_| too_late())?.transpose()? {
-            let is_seen = if call.stream { event.is_content() } else { matches!(event, Event::Finished { .. }) };
-            begun.push(Ok(event));
-            if is_seen {
-                let rest = Rest { attempt, deadline, kill: self.0.kill.clone() };
-                return Ok(stream::iter(begun).chain(stream::unfold(Some(rest), Rest::next)).boxed());
-            }
-        }
-        Err(Failure::new(FailureKind::Protocol, "the backend ended without an answer"))
+        let attempt = Attempt::new(backend.run(request, &caller), lease, request.model.price, self.0.tasks.clone());
+        begun(call, attempt, deadline, self.0.kill.clone()).await
     }
+}
+
+/// Reads an answer up to what its client sees first; the rest comes with it.
+pub(super) async fn begun<S>(
+    call: &Call,
+    mut attempt: S,
+    deadline: Instant,
+    kill: CancellationToken,
+) -> Result<stream::BoxStream<'static, EventResult>, Failure>
+where
+    S: Stream<Item = Result<Event, Failure>> + Send + Unpin + 'static,
+{
+    let mut begun = Vec::with_capacity(2);
+    while let Some(event) = timeout_at(deadline, attempt.next()).await.map_err(|_| too_late())?.transpose()? {
+        let is_seen = if call.stream { event.is_content() } else { matches!(event, Event::Finished { .. }) };
+        begun.push(Ok(event));
+        if is_seen {
+            let rest = Rest { attempt, deadline, kill };
+            return Ok(stream::iter(begun).chain(stream::unfold(Some(rest), Rest::next)).boxed());
+        }
+    }
+    Err(Failure::new(FailureKind::Protocol, "the backend ended without an answer"))
 }
 
 impl PooledGateway {
@@ -334,17 +368,17 @@ impl PooledGateway {
     }
 }
 
-type EventResult = Result<Event, GatewayError>;
+pub(super) type EventResult = Result<Event, GatewayError>;
 
 /// An answer from what its client sees first on.
-struct Rest {
-    attempt: Attempt,
+struct Rest<S> {
+    attempt: S,
     deadline: Instant,
     /// See [`PooledGateway::kill`].
     kill: CancellationToken,
 }
 
-impl Rest {
+impl<S: Stream<Item = Result<Event, Failure>> + Unpin> Rest<S> {
     async fn next(rest: Option<Self>) -> Option<(EventResult, Option<Self>)> {
         let Self { mut attempt, deadline, kill } = rest?;
         let failure = tokio::select! {
@@ -382,6 +416,11 @@ impl Gateway for PooledGateway {
 
     fn catalog(&self) -> Arc<Catalog> {
         self.0.catalog.load_full()
+    }
+
+    fn names(&self, name: &str) -> Option<ModelNames> {
+        let target = self.target(name)?;
+        Some(if target.takes_any_model() { ModelNames::Any } else { ModelNames::Known })
     }
 
     fn health(&self) -> HealthReport {
@@ -424,6 +463,7 @@ impl Gateway for PooledGateway {
             fields.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
             fields.insert("processes".to_owned(), json!(self.0.claude.counts()));
             fields.insert("queue".to_owned(), self.queue());
+            fields.insert("routing".to_owned(), self.routing().view());
             fields.insert("configProblems".to_owned(), json!(self.0.config_problems.load().as_deref()));
             for (name, part) in self.0.debug_parts.load().iter() {
                 fields.insert((*name).to_owned(), part());
@@ -459,7 +499,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
 }
 
 /// What a request will cost, as far as can be told beforehand.
-fn estimated_cost(call: &Call) -> MicroUsd {
+pub(super) fn estimated_cost(call: &Call) -> MicroUsd {
     let request = &call.request;
     let output = request.options.max_tokens.map_or(ASSUMED_OUTPUT_TOKENS, u64::from).min(ASSUMED_OUTPUT_TOKENS);
     request.model.price.cost(&Usage { input: request.estimated_tokens(), output, ..Usage::default() })
@@ -467,7 +507,7 @@ fn estimated_cost(call: &Call) -> MicroUsd {
 
 /// The client's own session id under its own key, so that two clients cannot share a session by accident; else a
 /// fingerprint of what stays the same over a conversation.
-fn session_key(call: &Call) -> SessionKey {
+pub(super) fn session_key(call: &Call) -> SessionKey {
     if let SessionHint::Session(id) | SessionHint::CacheKey(id) = &call.session {
         return explicit_session(&call.client, id);
     }

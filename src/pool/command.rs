@@ -178,6 +178,15 @@ pub enum Effect {
         /// What had kept it out.
         cause: String,
     },
+    /// A request was served by a backend beside the pool, because the pool could not.
+    Failover {
+        /// The session it belongs to.
+        session: String,
+        /// Who served.
+        backend: Arc<str>,
+        /// Why the pool could not.
+        cause: String,
+    },
     /// A subscription's status changed by its own budget.
     StatusChanged {
         /// The subscription.
@@ -210,9 +219,10 @@ pub enum Status {
 }
 
 impl Effect {
-    /// The subscription that it concerns; where a session moves, the one it moves to.
-    pub fn subscription(&self) -> &Arc<str> {
-        match self {
+    /// The subscription that it concerns, if it concerns one; where a session moves, the one it moves to.
+    pub fn subscription(&self) -> Option<&Arc<str>> {
+        Some(match self {
+            Self::Failover { .. } => return None,
             Self::Rotation { to, .. } | Self::Moved { to, .. } => to,
             Self::LimitReached { subscription, .. }
             | Self::Throttled { subscription, .. }
@@ -220,7 +230,7 @@ impl Effect {
             | Self::AuthFailed { subscription, .. }
             | Self::Recovered { subscription, .. }
             | Self::StatusChanged { subscription, .. } => subscription,
-        }
+        })
     }
 }
 

@@ -208,7 +208,13 @@ impl Pool {
         let member = self.member_mut(at);
         for lock in &learned.locks {
             let until = lock.until.min(now + FURTHEST);
-            member.limits.recall_lock(Lock { window: lock.window, since: lock.since, until, throttle: lock.throttle, heard: false });
+            member.limits.recall_lock(Lock {
+                window: lock.window,
+                since: lock.since,
+                until,
+                throttle: lock.throttle,
+                heard: false,
+            });
         }
         member.limits.recall_throttles(learned.throttles);
         for &LearnedWindow { window, utilization, resets_at, at } in &learned.windows {

@@ -224,7 +224,7 @@ async fn serve(
     Ok(match found.route {
         Route::Chat => {
             let body = body::read(body, &parts.headers, settings, held).await?;
-            openai::chat::create(gateway, caller, body).await
+            openai::chat::create(gateway, caller, found.name.as_deref(), body).await
         }
         Route::Models => openai::models::list(&gateway.catalog(), caller),
         Route::Model => openai::models::show(&gateway.catalog(), caller, &found.name.unwrap_or_default()),

@@ -33,8 +33,9 @@ pub(super) enum Access {
 }
 
 impl Route {
-    const ALL: [(&'static str, Self); 11] = [
+    const ALL: [(&'static str, Self); 12] = [
         ("/v1/chat/completions", Self::Chat),
+        ("/v1/{name}/chat/completions", Self::Chat),
         ("/v1/models", Self::Models),
         ("/v1/models/{*name}", Self::Model),
         ("/health", Self::Health),
@@ -122,8 +123,12 @@ mod tests {
     fn every_pattern_leads_to_its_route() {
         let routes = Routes::new();
         for (pattern, route) in Route::ALL {
-            let path = pattern.replace("{*name}", "a%2Fb/c%20d");
-            let name = pattern.contains('{').then(|| "a/b/c d".to_owned());
+            let path = pattern.replace("{*name}", "a%2Fb/c%20d").replace("{name}", "a%2Fb");
+            let name = if pattern.contains("{name}") {
+                Some("a/b".to_owned())
+            } else {
+                pattern.contains('{').then(|| "a/b/c d".to_owned())
+            };
             assert_eq!(routes.find(&path), Some(Found { route, name }), "{path}");
         }
         for path in ["/", "/v1", "/v1/chat/completions/", "/v1/models/", "//v1/models", "*", "", "/V1/models"] {

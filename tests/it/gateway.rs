@@ -185,6 +185,7 @@ pub(super) fn call(session: &str) -> Call {
         client: "anonymous".into(),
         stream: true,
         priority: Priority::Normal,
+        backend: None,
     }
 }
 

@@ -218,6 +218,7 @@ impl From<GatewayError> for Error {
             GatewayError::ClientBudget { retry_after, message } => {
                 Self::new(Cause::RateLimited, message).with_retry_after(retry_after)
             }
+            GatewayError::NotAllowed { message } => Self::new(Cause::NotAllowed, sentence(message)),
             GatewayError::Failed(failure) => failure.into(),
             GatewayError::InvalidOutput { wrong } => Self::new(
                 Cause::InvalidOutput,
@@ -270,9 +271,10 @@ impl From<Failure> for Error {
             FailureKind::Crashed => {
                 Self::new(Cause::UpstreamFailed, "The Claude CLI ended before the answer was complete.")
             }
-            FailureKind::Protocol => {
-                Self::new(Cause::UpstreamFailed, "The Claude CLI said something that is not understood.")
-            }
+            FailureKind::Protocol => Self::new(
+                Cause::UpstreamFailed,
+                "The provider or the Claude CLI said something that is not understood.",
+            ),
             FailureKind::TimedOut { timer } => {
                 Self::new(Cause::UpstreamTimeout, format!("The answer did not come in time ({timer} timer)."))
             }

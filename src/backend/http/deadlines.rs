@@ -25,9 +25,9 @@ impl Deadlines {
         Self { timers, first_event_by: now + timers.first_event, total_by: now + timers.total, started: false }
     }
 
-    /// The provider has begun to answer: from now on the idle limit holds.
-    pub(in crate::backend) fn answer_begins(&mut self) {
-        self.started = true;
+    /// The provider has begun to answer: from now on the idle limit holds. Tells whether that is news.
+    pub(in crate::backend) fn answer_begins(&mut self) -> bool {
+        !std::mem::replace(&mut self.started, true)
     }
 
     /// Waits for the provider, as long as it may take.

@@ -50,7 +50,8 @@ fn refuse<const N: usize>(given: [(&str, bool); N], at: &FieldPath, why: &str, f
     }
 }
 
-fn key_env(
+/// The variable that holds a key.
+pub(super) fn key_env(
     name: Option<&String>,
     enabled: bool,
     at: &FieldPath,

@@ -4,6 +4,7 @@
 //! problem, nobody sees the result.
 
 mod api;
+mod backends;
 mod client_keys;
 mod notifications;
 mod server;
@@ -50,6 +51,7 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
     quota_alerts(&file.quota_alerts, &file.notifications, &at("quotaAlerts"), context, findings);
     without_effect(&file, findings);
     let subscriptions = subscriptions::check(&file, context, findings);
+    let backends = backends::check(&file, &subscriptions, context, findings);
     let profiles = subscriptions.iter().filter(|member| member.config_dir.is_some()).count();
     let claude = claude(&file.claude, &at("claude"), profiles > 0, context, findings);
     let spares = u64::from(claude.spares_per_subscription) * u64::try_from(profiles).unwrap_or(u64::MAX);
@@ -75,6 +77,8 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
         capacity_tracking: capacity_tracking(&file.capacity_tracking, &at("capacityTracking"), findings),
         organizations: client_keys::organizations(&file.organizations, findings),
         store: store::check(&file.store, context, findings),
+        backends,
+        routing: backends::routing(&file, findings),
         models: file.models,
         account_selection: file.account_selection,
         quota_alerts: file.quota_alerts,

@@ -2,6 +2,7 @@
 
 mod api_subscriptions;
 mod configuration;
+mod fallback;
 mod hostile;
 mod single_account;
 

@@ -121,6 +121,7 @@ impl Gateway for FakeGateway {
             });
             Ok(Answer {
                 subscription: "claude-a".into(),
+                backend: None,
                 session_id: None,
                 decision_reason: "best health 97 — of 3".into(),
                 events: events.boxed(),

@@ -16,9 +16,10 @@ use futures_util::StreamExt as _;
 use http::header::{self, HeaderName};
 
 use super::error::{Cause, Error};
-use crate::api::{Caller, Reply};
+use crate::api::field::excerpt;
+use crate::api::{Caller, Denial, Reply};
 use crate::conversation::Catalog;
-use crate::gateway::{Answer, Call, Gateway, SessionHint};
+use crate::gateway::{Answer, Call, Gateway, ModelNames, Served, SessionHint};
 use crate::runtime::clock;
 
 use request::ChatRequest;
@@ -29,20 +30,28 @@ const LARGE: usize = 512 << 10;
 
 /// Which subscription answered.
 const SUBSCRIPTION: HeaderName = HeaderName::from_static("x-auth-pool-subscription");
+/// Which backend answered instead of a subscription.
+const BACKEND: HeaderName = HeaderName::from_static("x-auth-pool-backend");
+/// Why it steps in for the pool.
+const FALLBACK: HeaderName = HeaderName::from_static("x-auth-pool-fallback");
 /// Why that one.
 const DECISION: HeaderName = HeaderName::from_static("x-auth-pool-decision");
 
 /// Answers a chat request: at once as a whole, or as a stream of chunks. Dropping the future, or the reply's stream,
-/// cancels the work.
-pub async fn create(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Reply {
-    match answer(gateway, caller, body).await {
+/// cancels the work. `backend`: who alone may answer, where the path names somebody.
+pub async fn create(gateway: &dyn Gateway, caller: &Caller, backend: Option<&str>, body: Bytes) -> Reply {
+    match answer(gateway, caller, backend, body).await {
         Ok(reply) => reply,
         Err(error) => error.into(),
     }
 }
 
-async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<Reply, Error> {
-    let chat = parse(gateway.catalog(), caller.clone(), body).await?;
+async fn answer(gateway: &dyn Gateway, caller: &Caller, backend: Option<&str>, body: Bytes) -> Result<Reply, Error> {
+    let names = match backend {
+        None => ModelNames::Known,
+        Some(name) => gateway.names(name).ok_or_else(|| unknown_backend(name))?,
+    };
+    let chat = parse(gateway.catalog(), caller.clone(), names, body).await?;
     let sent_session = match &chat.session {
         SessionHint::Session(id) => Some(id.to_string()),
         SessionHint::CacheKey(_) | SessionHint::None => None,
@@ -54,8 +63,9 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<R
         client: Arc::clone(&caller.client),
         stream: chat.stream,
         priority: chat.priority,
+        backend: backend.map(Into::into),
     };
-    let Answer { subscription, session_id, decision_reason, events } = gateway.chat(call).await?;
+    let Answer { subscription, backend, session_id, decision_reason, events } = gateway.chat(call).await?;
     tracing::Span::current().record("subscription", &*subscription);
     let envelope = Envelope {
         id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
@@ -77,15 +87,27 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<R
     if !caller.is_operator {
         return Ok(reply);
     }
-    Ok(reply.with_header(SUBSCRIPTION, &subscription).with_header(DECISION, &decision_reason))
+    let reply = match backend {
+        None => reply.with_header(SUBSCRIPTION, &subscription),
+        Some(Served { backend, instead: None }) => reply.with_header(BACKEND, &backend),
+        Some(Served { backend, instead: Some(why) }) => {
+            reply.with_header(BACKEND, &backend).with_header(FALLBACK, &why)
+        }
+    };
+    Ok(reply.with_header(DECISION, &decision_reason))
+}
+
+fn unknown_backend(name: &str) -> Error {
+    let path = format!("/v1/{}/chat/completions", excerpt(name));
+    Denial::UnknownRoute { method: "POST".to_owned(), path }.into()
 }
 
 /// Reads a request; a large one aside from the threads that carry everybody's streams.
-async fn parse(catalog: Arc<Catalog>, caller: Caller, body: Bytes) -> Result<ChatRequest, Error> {
+async fn parse(catalog: Arc<Catalog>, caller: Caller, names: ModelNames, body: Bytes) -> Result<ChatRequest, Error> {
     if body.len() < LARGE {
-        return request::parse(&body, &catalog, &caller);
+        return request::parse(&body, &catalog, &caller, names);
     }
-    let parsed = tokio::task::spawn_blocking(move || request::parse(&body, &catalog, &caller));
+    let parsed = tokio::task::spawn_blocking(move || request::parse(&body, &catalog, &caller, names));
     parsed.await.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "The request could not be read.")))
 }
 

@@ -13,7 +13,7 @@ use crate::api::field::{
 use crate::api::openai::error::Error;
 use crate::api::openai::models;
 use crate::conversation::{Catalog, Effort, Model, Options, Request, Thinking, ToolChoice};
-use crate::gateway::{Priority, SessionHint};
+use crate::gateway::{ModelNames, Priority, SessionHint};
 
 /// A parsed chat request.
 #[derive(Debug)]
@@ -40,12 +40,17 @@ const MOST_STOPS: usize = 16;
 const LONGEST_SESSION: usize = 256;
 
 /// Reads a request. The first mistake is told, with its path.
-pub(super) fn parse(body: &[u8], catalog: &Catalog, caller: &Caller) -> Result<ChatRequest, Error> {
+pub(super) fn parse(body: &[u8], catalog: &Catalog, caller: &Caller, names: ModelNames) -> Result<ChatRequest, Error> {
     let root = Path::Root;
     let mut request = document(body)?;
     let model_at = root.key("model");
     let name = string(require(&mut request, "model", &root)?, &model_at)?;
-    let model = catalog.resolve(&name).ok_or_else(|| models::not_found(catalog, &name))?;
+    let model = match catalog.resolve(&name) {
+        Some(model) => Arc::clone(model),
+        None if names == ModelNames::Any => Arc::new(Model::named(&name)),
+        None => return Err(models::not_found(catalog, &name)),
+    };
+    let model = &model;
     if !models::allows(caller, catalog, &name, model) {
         return Err(models::not_allowed(&name));
     }

@@ -1,0 +1,72 @@
+//! Runs requests at anything that speaks OpenAI's chat completions: other providers, local servers, another proxy.
+//!
+//! A request is turned from the inner model into that dialect and the answer back again. What the dialect cannot say is
+//! said as well as it can be: see [`body`].
+
+mod body;
+mod chunk;
+mod classify;
+mod turn;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt as _};
+
+use super::anthropic_api::mapped;
+use super::http::{Endpoint, HttpClient, Key, Timers};
+use super::{Backend, Caller, EventStream, Failure, FailureKind};
+use crate::conversation::{Family, Model, Request};
+
+/// OpenAI's own address.
+pub const BASE_URL: &str = "https://api.openai.com/v1";
+
+/// One endpoint.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its address, up to `/chat/completions`.
+    pub base_url: String,
+    /// Its key; a server of one's own may need none.
+    pub key: Option<Key>,
+    /// What it calls models, by exact id, family or `*`.
+    pub models: BTreeMap<String, String>,
+    /// How long a request may take.
+    pub timers: Timers,
+}
+
+/// The backend of one endpoint.
+#[derive(Clone, Debug)]
+pub struct OpenAiApi {
+    endpoint: Endpoint,
+    models: Arc<BTreeMap<String, String>>,
+    limit_field: &'static str,
+}
+
+impl OpenAiApi {
+    /// The endpoint that `settings` describe, reached through `client`.
+    pub fn new(client: HttpClient, settings: Settings) -> Self {
+        let Settings { base_url, key, models, timers } = settings;
+        Self {
+            // OpenAI's own newer models know only the new name, other servers often only the old one.
+            limit_field: if base_url.contains("openai.") { "max_completion_tokens" } else { "max_tokens" },
+            endpoint: Endpoint::new(client, &base_url, key, timers),
+            models: Arc::new(models),
+        }
+    }
+
+    /// What the endpoint calls `model`; `None` where nobody has said. A name that is none of Claude's is passed on as
+    /// it is.
+    fn name<'a>(&'a self, model: &'a Model) -> Option<&'a str> {
+        mapped(&self.models, model).or_else(|| (model.family == Family::Other).then_some(model.id.as_str()))
+    }
+}
+
+impl Backend for OpenAiApi {
+    fn run(&self, request: &Request, _caller: &Caller) -> EventStream {
+        let Some(model) = self.name(&request.model) else {
+            let detail = format!("the backend has no name for the model '{}'", request.model.id);
+            return stream::iter([Err(Failure::new(FailureKind::ModelNotFound, detail))]).boxed();
+        };
+        turn::run(self.endpoint.clone(), body::body(request, model, self.limit_field))
+    }
+}

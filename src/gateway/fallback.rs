@@ -1,0 +1,211 @@
+//! Who serves when the pool cannot: the backends of the fallback chain, one after the other.
+//!
+//! Nobody is asked whether it could: a backend is asked when a request needs it, and each such request is announced. A
+//! backend's own failure is for the operator. The client reads what the pool said, because that is true and says when to
+//! come back; only where the pool was not asked at all the first one's failure is told.
+//!
+//! A client that may use some subscriptions only, or those of its organisation, gets no backend beside the pool: they
+//! belong to the house.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::stream::{Stream, StreamExt as _};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::clients::Spending;
+use super::pooled::{begun, estimated_cost, session_key};
+use super::routing::{NamedBackend, Routing, Target};
+use super::{Answer, Call, GatewayError, PooledGateway, QueueSettings, Served, SessionHint};
+use crate::backend::{Caller, EventStream, Failure, FailureKind, Fault};
+use crate::conversation::{Event, Price};
+use crate::pool::{Effect, Only, Realm, RefusalReason, SessionLabel};
+use crate::runtime::clock;
+
+/// When to come back to a backend that is busy.
+const BUSY: Duration = Duration::from_secs(1);
+
+impl PooledGateway {
+    /// Gives a request to the one it names, or to whoever serves first.
+    pub(super) async fn begin(&self, call: &Call, deadline: Instant) -> Result<Answer, GatewayError> {
+        let routing = self.routing();
+        if let Some(target) = call.backend.as_ref().and_then(|name| routing.named.get(name)) {
+            return match target {
+                Target::Backend(named) => self.ask_backend(call, named, None, deadline).await,
+                Target::Pool | Target::Subscription(_) => self.begin_in_pool(call, deadline).await,
+            };
+        }
+        let mut first: Option<GatewayError> = None;
+        let mut reason: Option<String> = None;
+        for one in routing.order() {
+            let outcome = match one {
+                None => self.begin_in_pool(call, deadline).await,
+                Some(_) if reason.is_some() && !self.may_leave_the_pool(call) => continue,
+                Some(named) => self.ask_backend(call, named, reason.clone(), deadline).await,
+            };
+            let error = match outcome {
+                Err(error) if first.is_some() || may_pass_on(&error) => error,
+                done => return done,
+            };
+            reason.get_or_insert_with(|| cause(&error));
+            // The pool's word counts for more than a backend's.
+            if first.is_none() || one.is_none() {
+                first = Some(error);
+            }
+        }
+        Err(first.unwrap_or(GatewayError::ShuttingDown))
+    }
+
+    /// Whether a client may use what is not of the pool.
+    fn may_leave_the_pool(&self, call: &Call) -> bool {
+        self.clients()
+            .only(&call.client)
+            .is_none_or(|only| only.subscriptions.is_none() && !matches!(only.realm, Realm::Organization(_)))
+    }
+
+    /// How a request waits for a busy pool: not long if somebody else can take it.
+    pub(super) fn queue_for(&self, call: &Call, queue: QueueSettings) -> QueueSettings {
+        let routing = self.routing();
+        let waits = call.backend.is_some() || !routing.has_substitute() || !self.may_leave_the_pool(call);
+        if waits { queue } else { QueueSettings { timeout: queue.timeout.min(routing.patience), ..queue } }
+    }
+
+    /// Which subscriptions a call may use: what its client may, and of that the one that it names.
+    pub(super) fn only(&self, call: &Call) -> Option<Arc<Only>> {
+        let only = self.clients().only(&call.client);
+        let routing = self.routing();
+        let Some(Target::Subscription(id)) = call.backend.as_ref().and_then(|name| routing.named.get(name)) else {
+            return only;
+        };
+        let mut only = only.map_or_else(Only::default, |only| (*only).clone());
+        let named = BTreeSet::from([Arc::clone(id)]);
+        only.subscriptions = Some(only.subscriptions.map_or_else(|| named.clone(), |may| &may & &named));
+        Some(Arc::new(only))
+    }
+
+    /// Runs a request on a backend beside the pool; `instead` is why, if it steps in for another.
+    async fn ask_backend(
+        &self,
+        call: &Call,
+        named: &NamedBackend,
+        instead: Option<String>,
+        deadline: Instant,
+    ) -> Result<Answer, GatewayError> {
+        if !self.may_leave_the_pool(call) {
+            let message = format!("this client key may not use the backend '{}'", named.name());
+            return Err(GatewayError::NotAllowed { message });
+        }
+        if !named.takes_tools() && !call.request.tools.is_empty() {
+            let detail = format!("the backend '{}' takes no tools", named.name());
+            return Err(Failure::new(FailureKind::InvalidRequest, detail).into());
+        }
+        let Some(place) = named.place() else {
+            let message = format!("the backend '{}' is busy", named.name());
+            return Err(GatewayError::Refused { reason: RefusalReason::Busy, retry_after: Some(BUSY), message });
+        };
+        let spending = self.clients().admit(clock::now(), &call.client, estimated_cost(call))?;
+        named.note_begin();
+        let caller = Caller { client: Arc::clone(&call.client) };
+        let price = call.request.model.price;
+        let events = named.backend().run(&call.request, &caller);
+        let run = Run { events, named: named.clone(), spending, price, finished: false, _place: place };
+        let events = begun(call, run, deadline, self.kill_token()).await.map_err(|failure| {
+            warn!(backend = %named.name(), kind = ?failure.kind, detail = %failure, "the backend failed");
+            GatewayError::Failed(failure)
+        })?;
+        if let Some(cause) = &instead {
+            info!(backend = %named.name(), cause, "served by the fallback");
+            self.announce(Effect::Failover {
+                session: SessionLabel::from(&session_key(call)).to_string(),
+                backend: Arc::clone(named.shared_name()),
+                cause: cause.clone(),
+            });
+        }
+        let session_id = match &call.session {
+            SessionHint::Session(id) => Some(id.to_string()),
+            SessionHint::CacheKey(_) | SessionHint::None => None,
+        };
+        let decision_reason = instead.clone().unwrap_or_else(|| "asked for by name".to_owned());
+        let backend = Some(Served { backend: Arc::clone(named.shared_name()), instead });
+        Ok(Answer { subscription: Arc::clone(named.shared_name()), backend, session_id, decision_reason, events })
+    }
+
+    /// What a name in a request's path leads to.
+    pub(super) fn target(&self, name: &str) -> Option<Target> {
+        self.routing().named.get(name).cloned()
+    }
+
+    /// Puts other backends beside the pool. Running answers keep what they have.
+    pub fn route(&self, routing: Routing) {
+        self.set_routing(routing);
+    }
+}
+
+/// Whether somebody else may serve what one could not: nobody has seen anything yet, and it was not the client's fault.
+fn may_pass_on(error: &GatewayError) -> bool {
+    match error {
+        GatewayError::Refused { .. } => true,
+        GatewayError::Failed(failure) => match failure.kind {
+            FailureKind::ModelNotFound => true,
+            FailureKind::TimedOut { timer: "total" } => false,
+            _ => failure.fault() != Fault::Client,
+        },
+        _ => false,
+    }
+}
+
+/// Why somebody else serves, for people.
+fn cause(error: &GatewayError) -> String {
+    match error {
+        GatewayError::Failed(failure) => {
+            let whose = match failure.fault() {
+                Fault::Provider => "the provider failed",
+                Fault::Subscription => "the subscriptions that were tried cannot serve",
+                Fault::Client => "the pool does not have the model",
+                Fault::Backend => "the Claude CLI failed",
+            };
+            whose.to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A running request of a backend beside the pool.
+struct Run {
+    events: EventStream,
+    named: NamedBackend,
+    spending: Spending,
+    price: Price,
+    finished: bool,
+    /// Given back at the end.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Stream for Run {
+    type Item = Result<Event, Failure>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let item = ready!(self.events.poll_next_unpin(cx));
+            match &item {
+                Some(Ok(Event::Finished { usage, .. })) => {
+                    self.finished = true;
+                    self.named.note_usage(usage);
+                    // What the endpoint charges is not known: the model that was asked for is the measure.
+                    self.spending.book(clock::now(), self.price.cost_with_short_cache(usage));
+                }
+                // These are for the pool.
+                Some(Ok(Event::Limits(_) | Event::Settled(_))) => continue,
+                Some(Err(_)) if self.finished => return Poll::Ready(None),
+                Some(Err(failure)) => self.named.note_failure(failure),
+                Some(Ok(_)) | None => {}
+            }
+            return Poll::Ready(item);
+        }
+    }
+}
