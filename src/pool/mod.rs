@@ -19,6 +19,7 @@ mod limits;
 mod only;
 mod ramp;
 mod rebalance;
+mod restore;
 mod select;
 mod session;
 mod session_table;
@@ -44,6 +45,7 @@ pub use command::*;
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
 pub use only::{Only, Realm};
+pub use restore::{Learned, LearnedBreaker, LearnedLock, LearnedWindow, PastSession, PastUse};
 pub use snapshot::{
     BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, UsageView,
     WindowView,
