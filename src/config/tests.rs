@@ -1,3 +1,5 @@
+mod store;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
