@@ -28,10 +28,6 @@ pub const SLACK_WEBHOOK_URL: &str = "SLACK_WEBHOOK_URL";
 pub const AUTH_POOL_STATE_DIR: &str = "AUTH_POOL_STATE_DIR";
 /// Where things are kept over restarts.
 pub const DATABASE_URL: &str = "DATABASE_URL";
-/// The service's state directory, as systemd names it.
-pub const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
-/// Where the user's programs keep their state.
-pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// The user's own CLI profile, where it is not `~/.claude`.
 pub const CLAUDE_CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 

@@ -21,7 +21,7 @@ use crate::alert::Alerts;
 use crate::config::{Config, StorePlace};
 use crate::gateway::{Clients, PooledGateway, SharedPool};
 use crate::runtime::{clock, tasks::Tasks};
-use crate::store::{Bounds, Location, Retention, Store, Writer};
+use crate::store::{Bounds, Location, Pruned, Retention, Store, Writer};
 use crate::units::Timestamp;
 
 /// How long the start waits for what was known before.
@@ -73,8 +73,8 @@ impl Recording {
             async move { recording.run(&pool, &clients, quiet_after, &stop).await }
         });
         if timeout(RESTORE_LIMIT, recording.restored.cancelled()).await.is_err() {
-            let store = recording.writer.store().location();
-            warn!(%store, "the store does not answer: serving without what was known before, until it does");
+            let limit = RESTORE_LIMIT.as_secs();
+            recording.writer.fail(format!("it has not given back within {limit} s what was known before"));
         }
         Ok(Some(recording))
     }
@@ -143,6 +143,7 @@ impl Recording {
         loop {
             ticks.tick().await;
             match self.writer.store().prune(clock::now(), &retention).await {
+                Ok(pruned) if pruned == Pruned::default() => {}
                 Ok(pruned) => info!(usage = pruned.usage, others = pruned.others, "what was too old is summed up"),
                 Err(error) => warn!(%error, "what is too old stays in the store for now"),
             }

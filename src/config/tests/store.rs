@@ -14,6 +14,9 @@ fn the_store_is_in_the_state_directory_unless_somebody_says_otherwise() {
     let home = home.with("STATE_DIRECTORY", "/var/lib/one:/var/lib/two");
     assert_eq!(place(&home, &one), StorePlace::File("/var/lib/one/auth-pool.db".into()));
 
+    let home = home.with("AUTH_POOL_STATE_DIR", "/srv/pool");
+    assert_eq!(place(&home, &one), StorePlace::File("/srv/pool/auth-pool.db".into()));
+
     let with = |section: Value| {
         let mut value = one.clone();
         value["store"] = section;
