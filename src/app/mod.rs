@@ -39,7 +39,7 @@ use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
 pub use parts::cli_backends;
-pub use recording::store_location;
+pub use recording::{Keeper, store_location};
 pub use registry::vault;
 
 /// How long connections may take to send their last frame once everything is cut.
@@ -86,7 +86,6 @@ impl App {
         let catalog = parts::catalog(&config, &facts);
         parts::prepare_spares(&config, &backends, &catalog);
         let pool = SharedPool::new(parts::pool(&config));
-        let recording = Recording::start(&pool, &config, store, &stop).await;
         let usage_poll = UsagePoll::start(&pool, &config, &backends, &tasks, &stop);
         let settings = parts::gateway_settings(&config);
         let backends = parts::as_backends(backends, http.subscriptions(&config));
@@ -94,6 +93,7 @@ impl App {
         gateway.clients().apply(clients::rules(&config));
         let (admin, registrations) = registry.admin(&gateway, &pool);
         gateway.show_in_debug("registered", registry::problems(&registry));
+        let recording = Recording::start(&pool, gateway.clients(), &config, store, &stop).await;
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?.with_admin(admin);
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Context;
 use super::config_dir;
-use super::env::{DATABASE_URL, STATE_DIRECTORY, XDG_STATE_HOME};
+use super::env::DATABASE_URL;
 use super::problem::{FieldPath, Findings, Place};
 use super::span::{DAY, Span, Unit};
 
@@ -29,8 +29,8 @@ pub(super) struct Section {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) url: Option<String>,
     /// The SQLite file that is used where no URL is given (`~` is the home directory; a relative path starts at this
-    /// file's directory). When left out: `auth-pool.db` in `$STATE_DIRECTORY`, else in `$XDG_STATE_HOME/auth-pool`,
-    /// else in `~/.local/state/auth-pool`.
+    /// file's directory). When left out: `auth-pool.db` in the state directory (`AUTH_POOL_STATE_DIR`, else
+    /// systemd's, else `~/.local/state/auth-pool`).
     #[schemars(length(min = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) path: Option<String>,
@@ -129,22 +129,11 @@ fn place(section: &Section, at: &FieldPath, context: &Context<'_>, findings: &mu
     if let Some(path) = &section.path {
         return file(path, at.key("path").into(), &context.base, context, findings);
     }
-    if let Some(directory) = state_directory(context) {
+    if let Some(directory) = context.env.state_dir() {
         return StorePlace::File(directory.join(FILE));
     }
     findings.warning(at, "there is no state directory and no HOME: nothing is kept over a restart");
     StorePlace::Nowhere
-}
-
-/// Of the service if systemd gave it one, else the user's.
-fn state_directory(context: &Context<'_>) -> Option<PathBuf> {
-    let of_service = context.env.var(STATE_DIRECTORY).and_then(|list| list.split(':').next()).map(PathBuf::from);
-    let of_user = || {
-        let named = context.env.var(XDG_STATE_HOME).map(PathBuf::from).filter(|path| path.is_absolute());
-        let state = named.or_else(|| Some(context.env.home()?.join(".local/state")));
-        state.map(|state| state.join("auth-pool"))
-    };
-    of_service.filter(|path| path.is_absolute()).or_else(of_user)
 }
 
 fn from_url(url: &str, place: Place, base: &Path, context: &Context<'_>, findings: &mut Findings) -> StorePlace {

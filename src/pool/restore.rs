@@ -71,6 +71,9 @@ pub struct LearnedLock {
     pub window: Option<Window>,
     /// Whether it is only a pause after a throttle.
     pub throttle: bool,
+    /// Whether another replica was told so.
+    #[serde(default)]
+    pub heard: bool,
 }
 
 /// See [`Learned::windows`].
@@ -146,6 +149,7 @@ impl Pool {
             until: lock.until,
             window: lock.window,
             throttle: lock.throttle,
+            heard: lock.heard,
         });
         let windows = member.limits.all_reported_at(now).map(|known| LearnedWindow {
             window: known.window,
@@ -208,13 +212,8 @@ impl Pool {
         let member = self.member_mut(at);
         for lock in &learned.locks {
             let until = lock.until.min(now + FURTHEST);
-            member.limits.recall_lock(Lock {
-                window: lock.window,
-                since: lock.since,
-                until,
-                throttle: lock.throttle,
-                heard: false,
-            });
+            let LearnedLock { window, since, throttle, heard, .. } = *lock;
+            member.limits.recall_lock(Lock { window, since, until, throttle, heard });
         }
         member.limits.recall_throttles(learned.throttles);
         for &LearnedWindow { window, utilization, resets_at, at } in &learned.windows {

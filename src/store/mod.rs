@@ -51,6 +51,9 @@ use sql::{Row, Sql};
 /// Connections to PostgreSQL, and readers of an SQLite file, at the same time.
 const CONNECTIONS: u32 = 6;
 
+/// How long a call waits for one of them.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
 /// Every result of the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
@@ -94,13 +97,13 @@ impl Store {
             Location::Sqlite { options, .. } => Database::Sqlite(
                 SqlitePoolOptions::new()
                     .max_connections(CONNECTIONS)
-                    .acquire_timeout(Self::CALL_LIMIT)
+                    .acquire_timeout(CONNECT_LIMIT)
                     .connect_lazy_with((**options).clone()),
             ),
             Location::Postgres { options } => Database::Postgres(
                 PgPoolOptions::new()
                     .max_connections(CONNECTIONS)
-                    .acquire_timeout(Self::CALL_LIMIT)
+                    .acquire_timeout(CONNECT_LIMIT)
                     .connect_lazy_with((**options).clone()),
             ),
         };

@@ -19,7 +19,7 @@ use super::{Activity, Alert, Result, StickySession, Store, SubscriptionState, Us
 use crate::runtime::clock;
 use crate::units::Timestamp;
 
-/// How long entries are gathered before they are written.
+/// How long the first entry waits for others before it is written.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Entries of a kind that one transaction writes.
@@ -169,8 +169,10 @@ impl Writer {
                 if self.buffer().len() == 0 && self.0.end.run_until_cancelled(self.0.wake.notified()).await.is_none() {
                     return;
                 }
-                if !self.0.end.is_cancelled() && self.buffer().len() < BATCH {
-                    sleep(GATHER).await;
+                // What came while the last batch was written has waited for long enough.
+                let waited = self.buffer().since().map(|since| since.elapsed()).unwrap_or_default();
+                if !self.0.end.is_cancelled() && waited < GATHER {
+                    sleep(GATHER.saturating_sub(waited)).await;
                 }
                 pending = self.buffer().take(BATCH);
                 if pending.len() == 0 {
@@ -218,7 +220,8 @@ impl Writer {
         }
     }
 
-    fn fail(&self, error: String) {
+    /// Says of the store that it cannot be used for now, and why.
+    pub fn fail(&self, error: String) {
         self.0.state.send_modify(|state| {
             let since = state.failing.take().map(|(since, _)| since);
             if since.is_none() {

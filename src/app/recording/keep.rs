@@ -15,8 +15,20 @@ use crate::pool::{Effect, Learned, PastSession};
 use crate::runtime::clock;
 use crate::store::{Activity, ActivityStatus, Alert, StickySession, SubscriptionState, UsageRecord, Writer, new_id};
 
-/// Takes what requests leave behind into the buffer.
-pub(super) struct Keeper(pub(super) Writer);
+/// Takes what requests leave behind into the store's buffer.
+pub struct Keeper(Writer);
+
+impl Keeper {
+    /// Keeps it with `writer`.
+    pub const fn new(writer: Writer) -> Self {
+        Self(writer)
+    }
+}
+
+/// A client of an organisation is named after it.
+fn organization_of(client: &str) -> Option<String> {
+    client.split_once('/').map(|(organization, _)| organization.to_owned())
+}
 
 impl Recorder for Keeper {
     fn used(&self, used: Used<'_>) {
@@ -106,11 +118,6 @@ pub(super) async fn states(writer: Writer, pool: SharedPool, tick: Duration, sto
             return;
         }
     }
-}
-
-/// The organisation of a client: its name begins with it.
-fn organization_of(client: &str) -> Option<String> {
-    client.split_once('/').map(|(organization, _)| organization.to_owned())
 }
 
 /// Keeps what the operator is told.

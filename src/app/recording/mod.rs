@@ -15,11 +15,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use keep::Keeper;
+
 use crate::alert::Alerts;
 use crate::config::{Config, StorePlace};
-use crate::gateway::{PooledGateway, SharedPool};
+use crate::gateway::{Clients, PooledGateway, SharedPool};
 use crate::runtime::{clock, tasks::Tasks};
-use crate::store::{Bounds, Location, Retention, Store, Writer};
+use crate::store::{Bounds, Location, Pruned, Retention, Store, Writer};
 use crate::units::Timestamp;
 
 /// How long the start waits for what was known before.
@@ -51,9 +53,10 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// Gives the pool back what the store knows, if there is one. Waits for that a moment.
+    /// Gives the pool and the clients' accounts back what the store knows, if there is one. Waits for that a moment.
     pub(super) async fn start(
         pool: &SharedPool,
+        clients: &Clients,
         config: &Config,
         store: Option<Store>,
         stop: &CancellationToken,
@@ -65,13 +68,13 @@ impl Recording {
         let writer = Writer::new(store, Bounds::default());
         let recording = Self { writer, restored: CancellationToken::new(), tasks: Tasks::default() };
         recording.tasks.spawn("store", {
-            let (recording, pool, stop) = (recording.clone(), pool.clone(), stop.clone());
+            let (recording, pool, clients, stop) = (recording.clone(), pool.clone(), clients.clone(), stop.clone());
             let quiet_after = config.claude.total_timeout * 2;
-            async move { recording.run(&pool, quiet_after, &stop).await }
+            async move { recording.run(&pool, &clients, quiet_after, &stop).await }
         });
         if timeout(RESTORE_LIMIT, recording.restored.cancelled()).await.is_err() {
-            let store = recording.writer.store().location();
-            warn!(%store, "the store does not answer: serving without what was known before, until it does");
+            let limit = RESTORE_LIMIT.as_secs();
+            recording.writer.fail(format!("it has not given back within {limit} s what was known before"));
         }
         Some(recording)
     }
@@ -85,16 +88,7 @@ impl Recording {
         config: &Config,
         stop: &CancellationToken,
     ) {
-        gateway.record_with(Arc::new(keep::Keeper(self.writer.clone())));
-        self.tasks.spawn("client budgets", {
-            let (recording, clients, stop) = (self.clone(), gateway.clients().clone(), stop.clone());
-            let started = clock::now();
-            async move {
-                if stop.run_until_cancelled(recording.restored.cancelled()).await.is_some() {
-                    restore::budgets(&clients, recording.writer.store(), started).await;
-                }
-            }
-        });
+        gateway.record_with(Arc::new(Keeper::new(self.writer.clone())));
         gateway.show_in_debug("store", {
             let writer = self.writer.clone();
             move || json!(writer.health())
@@ -126,10 +120,10 @@ impl Recording {
         self.writer.store().close().await;
     }
 
-    async fn run(&self, pool: &SharedPool, quiet_after: Duration, stop: &CancellationToken) {
+    async fn run(&self, pool: &SharedPool, clients: &Clients, quiet_after: Duration, stop: &CancellationToken) {
         let started = clock::now();
         loop {
-            let outcome = restore::into(pool, self.writer.store(), started, quiet_after).await;
+            let outcome = restore::into(pool, clients, self.writer.store(), started, quiet_after).await;
             self.writer.report(&outcome);
             if outcome.is_ok() {
                 self.restored.cancel();
@@ -149,6 +143,7 @@ impl Recording {
         loop {
             ticks.tick().await;
             match self.writer.store().prune(clock::now(), &retention).await {
+                Ok(pruned) if pruned == Pruned::default() => {}
                 Ok(pruned) => info!(usage = pruned.usage, others = pruned.others, "what was too old is summed up"),
                 Err(error) => warn!(%error, "what is too old stays in the store for now"),
             }

@@ -8,7 +8,7 @@ use super::quiet_since;
 use crate::gateway::{Clients, SharedPool};
 use crate::pool::{Learned, PastSession, PastUse, Spent};
 use crate::runtime::clock;
-use crate::store::{Result, Store};
+use crate::store::{Result, Store, UsageRecord};
 use crate::units::Timestamp;
 
 /// Budgets need this much.
@@ -23,11 +23,14 @@ const MOST_SESSIONS: u32 = 200_000;
 /// Records that are read at once.
 const PART: u32 = 20_000;
 
-/// The pause after budgets could not be read.
-const PAUSE: Duration = Duration::from_secs(1);
-
 /// Reads everything before it changes anything: what fails half-way is tried again as a whole.
-pub(super) async fn into(pool: &SharedPool, store: &Store, started: Timestamp, quiet_after: Duration) -> Result<()> {
+pub(super) async fn into(
+    pool: &SharedPool,
+    clients: &Clients,
+    store: &Store,
+    started: Timestamp,
+    quiet_after: Duration,
+) -> Result<()> {
     store.prepare().await?;
     // An SQLite file is ours alone: what ran when we started was ended by somebody's kill. A database can have others.
     let quiet = if store.location().kind() == "sqlite" { started } else { quiet_since(started, quiet_after) };
@@ -36,6 +39,15 @@ pub(super) async fn into(pool: &SharedPool, store: &Store, started: Timestamp, q
     let usage = read_usage(store, started - WEEK).await?;
     let sessions = store.sessions(started - SESSIONS, MOST_SESSIONS).await?;
 
+    let now = clock::now();
+    for record in &usage {
+        clients.recall(now, &record.client, record.at, record.cost);
+    }
+    let usage = usage.into_iter().map(|record| PastUse {
+        subscription: record.subscription.into(),
+        at: record.at,
+        spent: Spent { usage: record.usage, cost: record.cost },
+    });
     let (states, usage, sessions) = pool.with(|pool, now| {
         let mut known = 0;
         for kept in states {
@@ -57,43 +69,15 @@ pub(super) async fn into(pool: &SharedPool, store: &Store, started: Timestamp, q
     Ok(())
 }
 
-async fn read_usage(store: &Store, from: Timestamp) -> Result<Vec<PastUse>> {
+async fn read_usage(store: &Store, from: Timestamp) -> Result<Vec<UsageRecord>> {
     let (mut read, mut after) = (Vec::new(), None);
     loop {
         let part = store.usage_since(from, after.as_ref(), PART).await?;
         let is_last = part.len() < PART as usize;
         after = part.last().map(|last| (last.at, last.id.clone())).or(after);
-        read.extend(part.into_iter().map(|record| PastUse {
-            subscription: record.subscription.into(),
-            at: record.at,
-            spent: Spent { usage: record.usage, cost: record.cost },
-        }));
+        read.extend(part);
         if is_last {
             return Ok(read);
-        }
-    }
-}
-
-/// Gives clients back what they spent before `started`: their budgets are reckoned from it.
-pub(super) async fn budgets(clients: &Clients, store: &Store, started: Timestamp) {
-    let mut after: Option<(Timestamp, String)> = None;
-    loop {
-        match store.usage_since(started - WEEK, after.as_ref(), PART).await {
-            Ok(records) => {
-                let Some(last) = records.last() else { return };
-                let is_over = last.at >= started;
-                after = Some((last.at, last.id.clone()));
-                for record in records.iter().filter(|record| record.at < started) {
-                    clients.recall(clock::now(), &record.client, record.at, record.cost);
-                }
-                if is_over {
-                    return;
-                }
-            }
-            Err(error) => {
-                warn!(%error, "what clients have spent is not known yet");
-                tokio::time::sleep(PAUSE).await;
-            }
         }
     }
 }
