@@ -75,7 +75,6 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
         client_keys: client_keys::check(&file, context, findings),
         circuit_breaker: circuit_breaker(&file.circuit_breaker, &at("circuitBreaker"), findings),
         capacity_tracking: capacity_tracking(&file.capacity_tracking, &at("capacityTracking"), findings),
-        store: store::check(&file.store, context, findings),
         organizations: client_keys::organizations(&file.organizations, findings),
         store: store::check(&file.store, context, findings),
         backends,
