@@ -6,6 +6,8 @@
 mod attempt;
 mod clients;
 mod lease;
+#[cfg(test)]
+mod limits_corpus;
 mod operate;
 mod pooled;
 mod queue;
