@@ -95,6 +95,7 @@ fn ask(number: u64, family: Family) -> Ask<'static> {
         priority: Priority::Normal,
         exclude: &[],
         only: None,
+        request: None,
     }
 }
 
