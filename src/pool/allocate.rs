@@ -190,6 +190,7 @@ impl Pool {
         let candidates = shown.map(|(at, exclusion)| self.candidate(*at, Some(*exclusion))).collect();
         let decision = Arc::new(Decision {
             at: now,
+            request: ask.request.clone(),
             session: (&ask.session).into(),
             chosen: None,
             reason: Reason::Refused,
@@ -264,6 +265,7 @@ impl Pool {
         };
         Arc::new(Decision {
             at: now,
+            request: ask.request.clone(),
             session: (&ask.session).into(),
             chosen: Some(self.member(chosen).id()),
             reason,

@@ -13,10 +13,13 @@ mod classify;
 mod features;
 mod input;
 mod launch;
+mod limit_text;
 mod login;
 mod output;
 mod probe;
 mod process;
+#[cfg(test)]
+pub(crate) mod replay;
 mod spares;
 mod traces;
 mod turn;

@@ -139,6 +139,7 @@ fn ask(session: &str) -> Ask<'static> {
         priority: Priority::Normal,
         exclude: &[],
         only: None,
+        request: None,
     }
 }
 
