@@ -19,6 +19,7 @@ mod limits;
 mod only;
 mod ramp;
 mod rebalance;
+mod refusal;
 mod select;
 mod session;
 mod session_table;
@@ -51,6 +52,7 @@ pub use snapshot::{
 
 use explain::CAUSES;
 use lease::Leases;
+use refusal::KnownRefusal;
 use select::Index;
 use session_table::Sessions;
 use strategy::{Lots, STRATEGIES};
@@ -92,6 +94,8 @@ pub struct Pool {
     decisions: VecDeque<Arc<Decision>>,
     /// How many of them are refusals.
     refusals_kept: usize,
+    /// The last refusal that took a look at everybody, as long as it holds.
+    known_refusal: Option<KnownRefusal>,
 }
 
 impl Pool {
@@ -117,6 +121,7 @@ impl Pool {
             pending: Vec::new(),
             decisions: VecDeque::with_capacity(DECISIONS_KEPT),
             refusals_kept: 0,
+            known_refusal: None,
         };
         pool.apply(now, settings);
         pool

@@ -198,6 +198,7 @@ impl Pool {
 
     /// Brings everything that is derived from a member up to date: score, level, place in the index, next look.
     pub(super) fn refresh(&mut self, at: u32, now: Timestamp) {
+        self.known_refusal = None;
         let sessions = self.explicit_sessions(at);
         let member = &mut self.subscriptions[at as usize];
         member.advance(now, &mut self.pending);
