@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::units::{MicroUsd, Timestamp};
 
-use super::command::{Ask, Effect, Grant, LeaseId, Priority, Refusal, RefusalReason, Strategy};
-use super::explain::{CAUSES, Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason};
+use super::command::{Ask, Effect, Grant, LeaseId, Priority, Refusal, Strategy};
+use super::elsewhere::{Placement, Standing};
+use super::explain::{CAUSES, Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, Source};
 use super::lease::Lease;
 use super::only::ruled_out;
 use super::select::{Need, Place};
@@ -18,7 +19,7 @@ use super::{Pool, Settings};
 /// Candidates that a decision of a large pool shows.
 const CANDIDATES_SHOWN: usize = 8;
 /// In a pool up to this size a decision shows every member.
-const SMALL_POOL: usize = 16;
+pub(super) const SMALL_POOL: usize = 16;
 /// Sessions that are forgotten on the way of one request. More than one, so that they cannot pile up.
 const FORGOTTEN_A_REQUEST: usize = 4;
 
@@ -43,7 +44,7 @@ impl Pool {
     }
 
     /// The session with this id, unless it is stale: then it is forgotten here, ahead of its turn.
-    fn live_session(&mut self, id: SessionId, now: Timestamp) -> Option<(SessionRef, Session)> {
+    pub(super) fn live_session(&mut self, id: SessionId, now: Timestamp) -> Option<(SessionRef, Session)> {
         let at = self.sessions.find(id)?;
         let session = *self.sessions.get(at)?;
         if self.settings.ages().of(&session, now) == Age::Stale {
@@ -64,7 +65,8 @@ impl Pool {
         if let Some(surplus) = self.sessions.surplus_fingerprint() {
             self.sessions.remove(surplus);
         }
-        Ok(self.granted(lease, pick.at, decision))
+        let placement = Placement { home: self.member(pick.at).id(), standing: Standing::New };
+        Ok(self.granted(lease, pick.at, decision, placement))
     }
 
     fn continue_session(
@@ -79,7 +81,8 @@ impl Pool {
         let Some(obstacle) = self.obstacle(now, ask, home, soft) else {
             let decision = self.decide(now, ask, home, Reason::Sticky);
             let lease = self.grant(now, ask, home, at, soft);
-            return Ok(self.granted(lease, home, decision));
+            let placement = Placement { home: self.member(home).id(), standing: Standing::Since(session.since) };
+            return Ok(self.granted(lease, home, decision, placement));
         };
         let Some(pick) = self.pick(now, ask) else { return Err(self.refuse(now, ask)) };
         let stays = obstacle.cause.is_busy() || obstacle.cause == Cause::AlreadyTried;
@@ -92,8 +95,11 @@ impl Pool {
         };
         let decision = self.decide(now, ask, pick.at, reason);
         self.make_room(now, &pick);
+        let mut placement = Placement { home: self.member(home).id(), standing: Standing::Since(session.since) };
         if let Reason::Moved(cause) = reason {
             self.sessions.assign(at, pick.at, now);
+            let left = std::mem::replace(&mut placement.home, self.member(pick.at).id());
+            placement.standing = Standing::MovedFrom(left);
             self.pending.push(Effect::Rotation {
                 session: session.label().to_string(),
                 from: self.member(home).id(),
@@ -108,7 +114,7 @@ impl Pool {
         if !stays {
             self.refresh(home, now);
         }
-        Ok(self.granted(lease, pick.at, decision))
+        Ok(self.granted(lease, pick.at, decision, placement))
     }
 
     /// What keeps a session's request away from the subscription that the session is assigned to.
@@ -174,38 +180,14 @@ impl Pool {
         lease
     }
 
-    fn granted(&mut self, lease: LeaseId, at: u32, decision: Arc<Decision>) -> Grant {
+    fn granted(&mut self, lease: LeaseId, at: u32, decision: Arc<Decision>, placement: Placement) -> Grant {
         self.remember(&decision);
-        Grant { lease, subscription: self.member(at).id(), decision, effects: self.take_effects() }
-    }
-
-    fn refuse(&mut self, now: Timestamp, ask: &Ask<'_>) -> Refusal {
-        let out = self.order.iter().filter_map(|&at| Some((at, self.refusal_cause(now, ask, at)?)));
-        let exclusions: Vec<(u32, Exclusion)> = out.collect();
-        let mut counts = [0_u32; CAUSES];
-        for (_, exclusion) in &exclusions {
-            counts[exclusion.cause.index()] += 1;
-        }
-        let shown = exclusions.iter().take(SMALL_POOL);
-        let candidates = shown.map(|(at, exclusion)| self.candidate(*at, Some(*exclusion))).collect();
-        let decision = Arc::new(Decision {
-            at: now,
-            request: ask.request.clone(),
-            session: (&ask.session).into(),
-            chosen: None,
-            reason: Reason::Refused,
-            candidates,
-            excluded: excluded_counts(&counts),
-            subscriptions: self.order.len(),
-        });
-        self.remember(&decision);
-        let (reason, retry_at) = verdict(exclusions.iter().map(|(_, exclusion)| exclusion));
-        Refusal { reason, retry_at, decision }
+        Grant { lease, subscription: self.member(at).id(), decision, placement, effects: self.take_effects() }
     }
 
     /// Why a subscription did not take this very request. That it was tried says more than that it is busy; how one fares
     /// that the request may not use is none of its business.
-    fn refusal_cause(&self, now: Timestamp, ask: &Ask<'_>, at: u32) -> Option<Exclusion> {
+    pub(super) fn refusal_cause(&self, now: Timestamp, ask: &Ask<'_>, at: u32) -> Option<Exclusion> {
         let ruled_out = ruled_out(self.member(at), ask);
         if ruled_out.is_some_and(|exclusion| exclusion.cause == Cause::NotAllowed) {
             return ruled_out;
@@ -236,7 +218,7 @@ impl Pool {
             .or_else(|| member.reserve_exclusion(now, &figures, share))
             .or_else(|| {
                 let mut exclusion = member.congestion(now, &figures, self.explicit_sessions(at), true)?;
-                if exclusion.cause == Cause::SlotsFull {
+                if exclusion.cause == Cause::SlotsFull && exclusion.source != Source::Replicas {
                     exclusion.until = self.slot_free_at(at);
                 }
                 Some(exclusion)
@@ -291,7 +273,7 @@ impl Pool {
         members.into_iter().map(|(_, at, excluded)| self.candidate(at, excluded)).collect()
     }
 
-    fn candidate(&self, at: u32, excluded: Option<Exclusion>) -> Candidate {
+    pub(super) fn candidate(&self, at: u32, excluded: Option<Exclusion>) -> Candidate {
         let member = self.member(at);
         Candidate { subscription: member.id(), score: member.health.score, breakdown: member.health, excluded }
     }
@@ -313,46 +295,7 @@ impl Settings {
     }
 }
 
-fn excluded_counts(counts: &[u32; CAUSES]) -> Vec<ExcludedCount> {
+pub(super) fn excluded_counts(counts: &[u32; CAUSES]) -> Vec<ExcludedCount> {
     let counts = Cause::ALL.into_iter().zip(counts.iter().copied());
     counts.filter(|(_, count)| *count > 0).map(|(cause, count)| ExcludedCount { cause, count }).collect()
-}
-
-/// What to tell the client when everybody is out for these causes, and when that first changes.
-fn verdict<'a>(exclusions: impl Iterator<Item = &'a Exclusion>) -> (RefusalReason, Option<Timestamp>) {
-    let mut reason = (RefusalReason::NoneHealthy, None);
-    let mut earliest: Option<Timestamp> = None;
-    let mut at_any_moment = false;
-    for exclusion in exclusions {
-        if let Some(until) = exclusion.until {
-            earliest = Some(earliest.map_or(until, |earliest| earliest.min(until)));
-        }
-        let told = match exclusion.cause {
-            cause if cause.is_busy() => {
-                at_any_moment |= exclusion.until.is_none();
-                RefusalReason::Busy
-            }
-            Cause::ProviderLimit | Cause::FamilyLimit | Cause::Throttled => RefusalReason::ProviderLimited,
-            Cause::BudgetSpent => RefusalReason::BudgetSpent,
-            _ => continue,
-        };
-        reason = more_telling(reason, (told, exclusion.until));
-    }
-    // A request can end at any moment: nothing later is the earliest change.
-    (reason.0, earliest.filter(|_| !at_any_moment))
-}
-
-type Told = (RefusalReason, Option<Timestamp>);
-
-/// Busy before all; of limits and budgets the one that ends first.
-fn more_telling(one: Told, other: Told) -> Told {
-    let order = |told: &Told| {
-        let soonest = told.1.map_or(i64::MAX, Timestamp::as_millis);
-        match told.0 {
-            RefusalReason::Busy => (0, 0),
-            RefusalReason::ProviderLimited | RefusalReason::BudgetSpent => (1, soonest),
-            RefusalReason::NoneHealthy => (2, 0),
-        }
-    };
-    if order(&other) < order(&one) { other } else { one }
 }

@@ -11,6 +11,7 @@ mod allocate;
 mod breaker;
 mod capacity;
 mod command;
+mod elsewhere;
 mod explain;
 mod health;
 mod learn;
@@ -19,6 +20,7 @@ mod limits;
 mod only;
 mod ramp;
 mod rebalance;
+mod refusal;
 mod select;
 mod session;
 mod session_table;
@@ -41,6 +43,7 @@ use crate::units::{MicroUsd, Timestamp};
 
 pub use capacity::CapacityLimits;
 pub use command::*;
+pub use elsewhere::{Bounds, Placement, Shortage, Standing};
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
 pub use only::{Only, Realm};
@@ -51,6 +54,7 @@ pub use snapshot::{
 
 use explain::CAUSES;
 use lease::Leases;
+use refusal::KnownRefusal;
 use select::Index;
 use session_table::Sessions;
 use strategy::{Lots, STRATEGIES};
@@ -92,6 +96,8 @@ pub struct Pool {
     decisions: VecDeque<Arc<Decision>>,
     /// How many of them are refusals.
     refusals_kept: usize,
+    /// The last refusal that took a look at everybody, as long as it holds.
+    known_refusal: Option<KnownRefusal>,
 }
 
 impl Pool {
@@ -117,6 +123,7 @@ impl Pool {
             pending: Vec::new(),
             decisions: VecDeque::with_capacity(DECISIONS_KEPT),
             refusals_kept: 0,
+            known_refusal: None,
         };
         pool.apply(now, settings);
         pool
