@@ -65,10 +65,9 @@ fn filter(query: &str) -> Result<DecisionFilter, Invalid> {
                 let limit = value.parse().ok().filter(|limit| *limit > 0);
                 filter.limit = limit.ok_or_else(|| invalid(name, "must be a number of at least 1"))?;
             }
-            "session" if value.is_empty() => return Err(invalid(name, "must not be empty")),
+            "session" | "request" if value.is_empty() => return Err(invalid(name, "must not be empty")),
             "session" => filter.session = Some(value),
             "client" => filter.client = Some(value),
-            "request" if value.is_empty() => return Err(invalid(name, "must not be empty")),
             "request" => filter.request = Some(value),
             _ => return Err(invalid(name, "is not known; there are limit, session, request and client")),
         }

@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -20,6 +20,8 @@ use super::attempt::Attempt;
 use super::clients::Clients;
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
+use super::record::{Recorder, Trace};
+use super::transcripts::Transcripts;
 use super::{
     Answer, BackendHealth, Call, DecisionFilter, Gateway, GatewayError, HealthReport, PoolHealth, QueueSettings,
     SessionHint, Settings, operate,
@@ -65,12 +67,15 @@ struct Shared {
     settings: ArcSwap<Settings>,
     started: Timestamp,
     draining: AtomicBool,
+    transcripts: Transcripts,
     /// Ends every answer.
     kill: CancellationToken,
     /// What is wrong with the configuration file since it was last changed.
     config_problems: ArcSwapOption<Value>,
     /// Other rooms' parts of the operator's view.
     debug_parts: ArcSwap<Vec<(&'static str, DebugPart)>>,
+    /// Who keeps what requests leave behind.
+    recorder: OnceLock<Arc<dyn Recorder>>,
     tasks: Tasks,
 }
 
@@ -94,9 +99,11 @@ impl PooledGateway {
             settings: ArcSwap::from_pointee(settings),
             started: clock::now(),
             draining: AtomicBool::new(false),
+            transcripts: Transcripts::default(),
             kill: CancellationToken::new(),
             config_problems: ArcSwapOption::empty(),
             debug_parts: ArcSwap::default(),
+            recorder: OnceLock::new(),
             tasks,
         }))
     }
@@ -144,9 +151,18 @@ impl PooledGateway {
         });
     }
 
+    /// What requests leave behind from now on goes to `recorder`. The first one stays.
+    pub fn record_with(&self, recorder: Arc<dyn Recorder>) {
+        let _ = self.0.recorder.set(recorder);
+    }
+
     /// Whether [`Self::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
+    }
+
+    pub(super) fn transcripts(&self) -> &Transcripts {
+        &self.0.transcripts
     }
 
     /// What each client may use of the pool.
@@ -156,7 +172,22 @@ impl PooledGateway {
 
     /// Tries subscriptions until one begins to answer. The answer has to be over by `deadline`, but for the time that the
     /// request waits in the queue.
-    pub(super) async fn begin(&self, call: &Call, mut deadline: Instant) -> Result<Answer, GatewayError> {
+    pub(super) async fn begin(&self, call: &Call, deadline: Instant) -> Result<Answer, GatewayError> {
+        let recorder = self.0.recorder.get().cloned();
+        let trace = recorder.map(|recorder| Trace::start(recorder, call, session_key(call)));
+        let answer = self.attempts(call, deadline, trace.as_ref()).await;
+        if let (Some(trace), Err(error)) = (trace, &answer) {
+            trace.failed(error);
+        }
+        answer
+    }
+
+    async fn attempts(
+        &self,
+        call: &Call,
+        mut deadline: Instant,
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Answer, GatewayError> {
         let spending = self.0.clients.admit(clock::now(), &call.client, estimated_cost(call))?;
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
@@ -176,17 +207,19 @@ impl PooledGateway {
             lease.spending = spending.clone();
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
+            lease.serve(trace);
             info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
             match self.run(call, lease, deadline).await {
-                Ok(events) => {
+                Ok(Begun { events, cache_is_warm }) => {
                     let session_id = match &call.session {
-                        SessionHint::Session(id) => Some(id.to_string()),
+                        SessionHint::Session(id) | SessionHint::Header(id) => Some(id.to_string()),
                         SessionHint::CacheKey(_) | SessionHint::None => None,
                     };
                     return Ok(Answer {
                         subscription,
                         session_id,
                         decision_reason: decision.reason.to_string(),
+                        cache_is_warm,
                         events,
                     });
                 }
@@ -270,12 +303,7 @@ impl PooledGateway {
     }
 
     /// Runs the request under `lease` up to what its client sees first.
-    async fn run(
-        &self,
-        call: &Call,
-        lease: Lease,
-        deadline: Instant,
-    ) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
+    async fn run(&self, call: &Call, lease: Lease, deadline: Instant) -> Result<Begun, Failure> {
         let Some(backend) = self.backend(&lease.subscription) else {
             return Err(Failure::new(FailureKind::Spawn, "the subscription has no backend"));
         };
@@ -283,12 +311,18 @@ impl PooledGateway {
         let caller = Caller { client: Arc::clone(&call.client) };
         let mut attempt = Attempt::new(backend.run(request, &caller), lease, request.model.price, self.0.tasks.clone());
         let mut begun = Vec::with_capacity(2);
+        let mut cache_is_warm = false;
         while let Some(event) = timeout_at(deadline, attempt.next()).await.map_err(|_| too_late())?.transpose()? {
             let is_seen = if call.stream { event.is_content() } else { matches!(event, Event::Finished { .. }) };
+            if let Event::Started(usage) = &event {
+                // A common system prompt can be there while the conversation is not.
+                cache_is_warm = usage.cache_read * 2 >= usage.total_input().max(1);
+            }
             begun.push(Ok(event));
             if is_seen {
                 let rest = Rest { attempt, deadline, kill: self.0.kill.clone() };
-                return Ok(stream::iter(begun).chain(stream::unfold(Some(rest), Rest::next)).boxed());
+                let events = stream::iter(begun).chain(stream::unfold(Some(rest), Rest::next)).boxed();
+                return Ok(Begun { events, cache_is_warm });
             }
         }
         Err(Failure::new(FailureKind::Protocol, "the backend ended without an answer"))
@@ -307,6 +341,13 @@ impl PooledGateway {
 }
 
 type EventResult = Result<Event, GatewayError>;
+
+/// An answer of which something is there.
+struct Begun {
+    events: stream::BoxStream<'static, EventResult>,
+    /// See [`Answer::cache_is_warm`].
+    cache_is_warm: bool,
+}
 
 /// An answer from what its client sees first on.
 struct Rest {
@@ -346,7 +387,7 @@ impl Gateway for PooledGateway {
             let deadline = Instant::now() + self.0.settings.load().deadline;
             tokio::select! {
                 biased;
-                answer = self.answer(call, deadline) => answer,
+                answer = self.in_session(call, deadline) => answer,
                 () = self.0.kill.cancelled() => Err(GatewayError::ShuttingDown),
             }
         })
@@ -435,7 +476,7 @@ fn estimated_cost(call: &Call) -> MicroUsd {
 /// The client's own session id under its own key, so that two clients cannot share a session by accident; else a
 /// fingerprint of what stays the same over a conversation.
 fn session_key(call: &Call) -> SessionKey {
-    if let SessionHint::Session(id) | SessionHint::CacheKey(id) = &call.session {
+    if let SessionHint::Session(id) | SessionHint::Header(id) | SessionHint::CacheKey(id) = &call.session {
         return explicit_session(&call.client, id);
     }
     let mut hasher = DefaultHasher::new();
