@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::clients::Spending;
-use super::pooled::{begun, estimated_cost, session_key};
+use super::pooled::{Begun, begun, estimated_cost, session_key};
 use super::routing::{NamedBackend, Routing, Target};
 use super::{Answer, Call, GatewayError, PooledGateway, QueueSettings, Served, SessionHint};
 use crate::backend::{Caller, EventStream, Failure, FailureKind, Fault};
@@ -114,10 +114,11 @@ impl PooledGateway {
         let price = call.request.model.price;
         let events = named.backend().run(&call.request, &caller);
         let run = Run { events, named: named.clone(), spending, price, finished: false, _place: place };
-        let events = begun(call, run, deadline, self.kill_token()).await.map_err(|failure| {
-            warn!(backend = %named.name(), kind = ?failure.kind, detail = %failure, "the backend failed");
-            GatewayError::Failed(failure)
-        })?;
+        let Begun { events, cache_is_warm } =
+            begun(call, run, deadline, self.kill_token()).await.map_err(|failure| {
+                warn!(backend = %named.name(), kind = ?failure.kind, detail = %failure, "the backend failed");
+                GatewayError::Failed(failure)
+            })?;
         if let Some(cause) = &instead {
             info!(backend = %named.name(), cause, "served by the fallback");
             self.announce(Effect::Failover {
@@ -127,12 +128,19 @@ impl PooledGateway {
             });
         }
         let session_id = match &call.session {
-            SessionHint::Session(id) => Some(id.to_string()),
+            SessionHint::Session(id) | SessionHint::Header(id) => Some(id.to_string()),
             SessionHint::CacheKey(_) | SessionHint::None => None,
         };
         let decision_reason = instead.clone().unwrap_or_else(|| "asked for by name".to_owned());
         let backend = Some(Served { backend: Arc::clone(named.shared_name()), instead });
-        Ok(Answer { subscription: Arc::clone(named.shared_name()), backend, session_id, decision_reason, events })
+        Ok(Answer {
+            subscription: Arc::clone(named.shared_name()),
+            backend,
+            session_id,
+            decision_reason,
+            cache_is_warm,
+            events,
+        })
     }
 
     /// What a name in a request's path leads to.

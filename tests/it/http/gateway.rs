@@ -124,6 +124,7 @@ impl Gateway for FakeGateway {
                 backend: None,
                 session_id: None,
                 decision_reason: "best health 97 — of 3".into(),
+                cache_is_warm: false,
                 events: events.boxed(),
             })
         })

@@ -34,6 +34,8 @@ const SUBSCRIPTION: HeaderName = HeaderName::from_static("x-auth-pool-subscripti
 const BACKEND: HeaderName = HeaderName::from_static("x-auth-pool-backend");
 /// Why it steps in for the pool.
 const FALLBACK: HeaderName = HeaderName::from_static("x-auth-pool-fallback");
+/// Whether the provider had the larger part of the prompt in its cache: `warm` or `cold`.
+const CACHE: HeaderName = HeaderName::from_static("x-auth-pool-cache");
 /// Why that one.
 const DECISION: HeaderName = HeaderName::from_static("x-auth-pool-decision");
 
@@ -53,7 +55,7 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, backend: Option<&str>, b
     };
     let chat = parse(gateway.catalog(), caller.clone(), names, body).await?;
     let sent_session = match &chat.session {
-        SessionHint::Session(id) => Some(id.to_string()),
+        SessionHint::Session(id) | SessionHint::Header(id) => Some(id.to_string()),
         SessionHint::CacheKey(_) | SessionHint::None => None,
     };
     let is_structured = chat.request.options.output_check.is_some();
@@ -65,7 +67,8 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, backend: Option<&str>, b
         priority: chat.priority,
         backend: backend.map(Into::into),
     };
-    let Answer { subscription, backend, session_id, decision_reason, events } = gateway.chat(call).await?;
+    let Answer { subscription, backend, session_id, decision_reason, cache_is_warm, events } =
+        gateway.chat(call).await?;
     tracing::Span::current().record("subscription", &*subscription);
     let envelope = Envelope {
         id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
@@ -84,6 +87,7 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, backend: Option<&str>, b
         let completion = Completion::collect(events, envelope.show_thinking).await?;
         Reply::json(http::StatusCode::OK, &completion.document(&envelope))
     };
+    let reply = reply.with_header(CACHE, if cache_is_warm { "warm" } else { "cold" });
     if !caller.is_operator {
         return Ok(reply);
     }
