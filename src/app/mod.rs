@@ -2,13 +2,14 @@
 //!
 //! Stopping is a sequence, each step with its own end: readiness goes off and the listener closes; running answers may
 //! end within the drain timeout; what is left is cut with an error frame, which kills its processes; spares are killed;
-//! every task is waited for.
+//! every task is waited for; what is to be kept is written.
 
 mod alerts;
 mod cli_watch;
 mod clients;
 mod http_backends;
 mod parts;
+mod recording;
 mod reload;
 mod upkeep;
 mod usage_poll;
@@ -30,10 +31,12 @@ use crate::runtime::tasks::Tasks;
 use crate::server::Server;
 use cli_watch::CliWatch;
 use http_backends::HttpBackends;
+use recording::Recording;
 use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
 pub use parts::cli_backends;
+pub use recording::Keeper;
 
 /// How long connections may take to send their last frame once everything is cut.
 const CUT_LIMIT: Duration = Duration::from_secs(3);
@@ -45,6 +48,7 @@ const REAP_LIMIT: Duration = Duration::from_secs(5);
 pub struct App {
     gateway: PooledGateway,
     claude: ClaudeCli,
+    recording: Option<Recording>,
     addr: SocketAddr,
     server: JoinHandle<()>,
     /// No more connections.
@@ -79,6 +83,7 @@ impl App {
         let backends = parts::as_backends(backends, http.subscriptions(&config));
         let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), settings, tasks.clone());
         gateway.clients().apply(clients::rules(&config));
+        let recording = Recording::start(&pool, gateway.clients(), &config, &stop).await?;
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?;
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
@@ -91,6 +96,9 @@ impl App {
         });
         let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
         gateway.show_in_debug("cli", cli_watch.view(&claude));
+        if let Some(recording) = &recording {
+            recording.connect(&gateway, &alerts, &pool, &config, &stop);
+        }
         let target = reload::Target {
             pool,
             gateway: gateway.clone(),
@@ -105,7 +113,7 @@ impl App {
         };
         reload::start(target, &config, env, overrides, &tasks, &stop);
         let server = tasks.spawn("server", server.run(drain.clone(), kill.clone()));
-        Ok(Self { gateway, claude, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
+        Ok(Self { gateway, claude, recording, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
     }
 
     /// The address that is served; its port is real also where port 0 was asked for.
@@ -130,6 +138,10 @@ impl App {
         self.claude.close();
         if timeout(REAP_LIMIT, self.tasks.finished()).await.is_err() {
             warn!(tasks = self.tasks.len(), "some tasks did not end");
+        }
+        // Last: what the last requests left behind is there by now.
+        if let Some(recording) = self.recording.take() {
+            recording.finish().await;
         }
         info!("stopped");
     }

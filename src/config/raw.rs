@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::model::{Channel, Kind, Priority, Scope};
 use super::sections::{AccountSelection, QuotaAlerts, RateLimit, Strategy, without_holes};
 use super::span::Span;
+use super::store;
 
 /// Configuration of auth-pool.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -65,6 +66,8 @@ pub(super) struct File {
     pub(super) routing: Routing,
     /// Capacity limits by tier; a subscription names its `tier`.
     pub(super) rate_limits: BTreeMap<String, RateLimit>,
+    /// Where usage, limits, sessions and what is registered by the admin API are kept over restarts.
+    pub(super) store: store::Section,
 }
 
 impl Default for File {
@@ -89,6 +92,7 @@ impl Default for File {
             backends: Vec::new(),
             routing: Routing::default(),
             rate_limits: BTreeMap::new(),
+            store: store::Section::default(),
         }
     }
 }

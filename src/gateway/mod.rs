@@ -7,9 +7,13 @@ mod attempt;
 mod clients;
 mod fallback;
 mod lease;
+#[cfg(test)]
+mod limits_corpus;
+mod looks;
 mod operate;
 mod pooled;
 mod queue;
+mod record;
 mod routing;
 mod settings;
 mod structured;
@@ -27,6 +31,7 @@ pub use clients::{ClientRules, Clients};
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
+pub use record::{Progress, ProgressState, Recorder, Used};
 pub use routing::{NamedBackend, Routing, Target};
 pub use settings::Settings;
 pub use transcripts::SessionError;
@@ -84,6 +89,8 @@ pub struct DecisionFilter {
     /// Only those of this session: its name as the pool shows it (or the beginning of it), or the id that the client
     /// sent.
     pub session: Option<String>,
+    /// Only those of this request: the beginning of its id.
+    pub request: Option<String>,
     /// Whose session id it is; `anonymous` where no keys are configured.
     pub client: Option<String>,
 }
@@ -91,6 +98,8 @@ pub struct DecisionFilter {
 /// A request with all the gateway must know about who sent it.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// The request's id, as the client knows it.
+    pub id: Arc<str>,
     /// What is asked.
     pub request: Request,
     /// What the client said about the conversation it belongs to.

@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -20,6 +20,7 @@ use super::attempt::Attempt;
 use super::clients::Clients;
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
+use super::record::{Recorder, Trace};
 use super::routing::Routing;
 use super::transcripts::Transcripts;
 use super::{
@@ -29,7 +30,7 @@ use super::{
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Caller, Failure, FailureKind, Fault};
 use crate::conversation::{Block, Catalog, Event, Usage};
-use crate::pool::{Ask, Effect, Pool, Refusal, RefusalReason, SessionKey};
+use crate::pool::{Ask, Effect, Refusal, RefusalReason, SessionKey};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
 use crate::units::{MicroUsd, Timestamp};
@@ -75,6 +76,8 @@ struct Shared {
     config_problems: ArcSwapOption<Value>,
     /// Other rooms' parts of the operator's view.
     debug_parts: ArcSwap<Vec<(&'static str, DebugPart)>>,
+    /// Who keeps what requests leave behind.
+    recorder: OnceLock<Arc<dyn Recorder>>,
     tasks: Tasks,
 }
 
@@ -103,6 +106,7 @@ impl PooledGateway {
             kill: CancellationToken::new(),
             config_problems: ArcSwapOption::empty(),
             debug_parts: ArcSwap::default(),
+            recorder: OnceLock::new(),
             tasks,
         }))
     }
@@ -150,6 +154,11 @@ impl PooledGateway {
         });
     }
 
+    /// What requests leave behind from now on goes to `recorder`. The first one stays.
+    pub fn record_with(&self, recorder: Arc<dyn Recorder>) {
+        let _ = self.0.recorder.set(recorder);
+    }
+
     /// Whether [`Self::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
@@ -183,7 +192,22 @@ impl PooledGateway {
 
     /// Tries subscriptions until one begins to answer. The answer has to be over by `deadline`, but for the time that the
     /// request waits in the queue.
-    pub(super) async fn begin_in_pool(&self, call: &Call, mut deadline: Instant) -> Result<Answer, GatewayError> {
+    pub(super) async fn begin_in_pool(&self, call: &Call, deadline: Instant) -> Result<Answer, GatewayError> {
+        let recorder = self.0.recorder.get().cloned();
+        let trace = recorder.map(|recorder| Trace::start(recorder, call, session_key(call)));
+        let answer = self.attempts(call, deadline, trace.as_ref()).await;
+        if let (Some(trace), Err(error)) = (trace, &answer) {
+            trace.failed(error);
+        }
+        answer
+    }
+
+    async fn attempts(
+        &self,
+        call: &Call,
+        mut deadline: Instant,
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Answer, GatewayError> {
         let spending = self.0.clients.admit(clock::now(), &call.client, estimated_cost(call))?;
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
@@ -203,6 +227,7 @@ impl PooledGateway {
             lease.spending = spending.clone();
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
+            lease.serve(trace);
             info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
             match self.run(call, lease, deadline).await {
                 Ok(Begun { events, cache_is_warm }) => {
@@ -412,7 +437,7 @@ impl Gateway for PooledGateway {
     }
 
     fn health(&self) -> HealthReport {
-        let totals = self.0.pool.peek(Pool::health);
+        let totals = self.0.pool.health();
         let processes = self.0.claude.counts();
         HealthReport {
             status: if self.is_draining() { "stopping" } else { "ok" }.to_owned(),
@@ -441,10 +466,8 @@ impl Gateway for PooledGateway {
     }
 
     fn debug(&self) -> Value {
-        let (snapshot, decisions) = self.0.pool.peek(|pool, now| {
-            let decisions: Vec<_> = pool.decisions().take(SHOWN_DECISIONS).cloned().collect();
-            (pool.snapshot(now), decisions)
-        });
+        let snapshot = self.0.pool.snapshot();
+        let decisions: Vec<_> = self.0.pool.peek(|pool, _| pool.decisions().take(SHOWN_DECISIONS).cloned().collect());
         let mut debug = serde_json::to_value(snapshot).unwrap_or_default();
         if let Some(fields) = debug.as_object_mut() {
             fields.insert("decisions".to_owned(), json!(decisions));
@@ -478,6 +501,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
         estimated_tokens: request.estimated_tokens(),
         priority: call.priority,
         exclude,
+        request: Some(Arc::clone(&call.id)),
         only: None,
     }
 }

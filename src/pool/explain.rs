@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::units::Timestamp;
 
@@ -58,7 +58,7 @@ impl Serialize for SessionLabel {
 }
 
 /// Whose word keeps a subscription out, or in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// The configuration.
@@ -297,6 +297,8 @@ impl fmt::Display for Reason {
 pub struct Decision {
     /// When.
     pub at: Timestamp,
+    /// For which of the client's requests. One that waits has one decision: how its waiting ended.
+    pub request: Option<Arc<str>>,
     /// For whom.
     pub session: SessionLabel,
     /// Who serves; `None` if nobody can.
@@ -318,6 +320,8 @@ impl Serialize for Decision {
         #[serde(rename_all = "camelCase")]
         struct View<'a> {
             at: Timestamp,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            request: Option<&'a str>,
             session: SessionLabel,
             chosen: Option<&'a str>,
             kind: &'static str,
@@ -328,6 +332,7 @@ impl Serialize for Decision {
         }
         View {
             at: self.at,
+            request: self.request.as_deref(),
             session: self.session,
             chosen: self.chosen.as_deref(),
             kind: self.reason.kind(),

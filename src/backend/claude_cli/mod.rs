@@ -15,12 +15,15 @@ mod features;
 pub(super) mod input;
 mod key;
 mod launch;
+mod limit_text;
 mod live;
 mod login;
 mod options;
 pub(super) mod output;
 mod probe;
 mod process;
+#[cfg(test)]
+pub(crate) mod replay;
 mod script;
 mod spares;
 mod tools;

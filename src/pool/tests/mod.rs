@@ -7,6 +7,7 @@ mod limits;
 mod organizations;
 mod properties;
 mod reload;
+mod restore;
 mod selection;
 mod sessions;
 mod strategies;
@@ -140,6 +141,7 @@ fn ask(session: &str) -> Ask<'static> {
         priority: Priority::Normal,
         exclude: &[],
         only: None,
+        request: None,
     }
 }
 
