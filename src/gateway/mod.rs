@@ -3,7 +3,9 @@
 //! Everything between (which subscription, which attempt, which process) happens behind the trait, so that the front can
 //! be tested without any of it.
 
+mod admission;
 mod attempt;
+mod health;
 mod lease;
 mod operate;
 mod pooled;
@@ -19,6 +21,7 @@ use futures_util::stream::BoxStream;
 use serde::Serialize;
 use serde_json::Value;
 
+pub use health::PartHealth;
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
@@ -43,6 +46,11 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Whether new requests can be served; if not, why not.
     fn ready(&self) -> Result<(), String>;
+
+    /// The services that the program stands on, and how each is doing.
+    fn services(&self) -> Vec<(&'static str, PartHealth)> {
+        Vec::new()
+    }
 
     /// What `GET /debug/auth-pool` tells the operator.
     fn debug(&self) -> Value;

@@ -127,9 +127,7 @@ impl Pool {
         if let Some(&at) = self.by_id.get(subscription) {
             let member = self.member_mut(at);
             member.count(now, spent);
-            if member.held.is_some_and(|held| held.shortage != Shortage::Capacity) {
-                member.held = None;
-            }
+            member.lift_hold();
             self.refresh(at, now);
         }
         self.take_effects()
@@ -177,6 +175,11 @@ impl Subscription {
             Shortage::Slots => Cause::SlotsFull,
         };
         Some(Exclusion::new(cause, Some(held.since), Some(held.until)).told_by(Source::Replicas))
+    }
+
+    /// A request has ended, here or elsewhere: what it held may be free for all.
+    pub(super) fn lift_hold(&mut self) {
+        self.held = self.held.filter(|held| held.shortage == Shortage::Capacity);
     }
 
     fn observe_elsewhere(&mut self, now: Timestamp, report: &LimitReport) {
