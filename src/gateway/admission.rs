@@ -53,7 +53,8 @@ impl Replicas {
 
     /// Tells what the provider said, unless they know: figures are told when they change by a percent.
     pub(super) fn tell_limits(&self, subscription: &Arc<str>, report: &LimitReport) {
-        let windows = report.windows.iter().map(|used| WindowUse { utilization: (used.utilization * 100.0).round(), ..*used });
+        let windows =
+            report.windows.iter().map(|used| WindowUse { utilization: (used.utilization * 100.0).round(), ..*used });
         let rounded = LimitReport { windows: windows.collect(), ..report.clone() };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.get(subscription) != Some(&rounded) {

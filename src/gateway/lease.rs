@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::broadcast;
 
 use super::admission::Replicas;
+use super::clients::Spending;
 use super::queue::Queue;
 use crate::conversation::LimitReport;
 use crate::pool::{Ask, Decision, Effect, Grant, LeaseId, Outcome, Placement, Pool, Refusal, Spent};
@@ -78,6 +79,7 @@ impl SharedPool {
             placement: grant.placement,
             admission: None,
             spent: Spent::default(),
+            spending: Spending::default(),
         }
     }
 
@@ -144,6 +146,8 @@ pub(super) struct Lease {
     pub(super) admission: Option<Admission>,
     /// What has been used so far; counted however the lease ends.
     pub(super) spent: Spent,
+    /// The client's account, on which that is booked.
+    pub(super) spending: Spending,
 }
 
 impl Lease {
@@ -174,6 +178,7 @@ impl Lease {
             if let Some(admission) = self.admission.take() {
                 admission.settle(matches!(outcome, Outcome::Completed), spent.usage, spent.cost);
             }
+            self.spending.book(clock::now(), spent.cost);
             self.pool.with(|pool, now| ((), pool.finish(now, id, outcome, spent)));
         }
     }

@@ -5,6 +5,7 @@
 
 mod admission;
 mod attempt;
+mod clients;
 mod health;
 mod lease;
 mod operate;
@@ -21,6 +22,7 @@ use futures_util::stream::BoxStream;
 use serde::Serialize;
 use serde_json::Value;
 
+pub use clients::{ClientRules, Clients};
 pub use health::PartHealth;
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
@@ -125,6 +127,14 @@ pub enum GatewayError {
         /// The cause that decides the client's error.
         reason: RefusalReason,
         /// How long until the pool knows of a change for the better.
+        retry_after: Option<Duration>,
+        /// For the client.
+        message: String,
+    },
+    /// The client has spent what it may.
+    #[error("{message}")]
+    ClientBudget {
+        /// How long until it may spend again.
         retry_after: Option<Duration>,
         /// For the client.
         message: String,

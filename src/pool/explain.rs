@@ -109,10 +109,12 @@ pub enum Cause {
     SlotsFull,
     /// This very request failed on it before.
     AlreadyTried,
+    /// Whoever sent the request may not use it.
+    NotAllowed,
 }
 
 /// How many causes there are.
-pub(super) const CAUSES: usize = 15;
+pub(super) const CAUSES: usize = 16;
 
 impl Cause {
     pub(super) const ALL: [Self; CAUSES] = [
@@ -131,6 +133,7 @@ impl Cause {
         Self::CapacityFull,
         Self::SlotsFull,
         Self::AlreadyTried,
+        Self::NotAllowed,
     ];
 
     pub(super) const fn index(self) -> usize {
@@ -140,7 +143,7 @@ impl Cause {
     /// Whose word it is.
     pub const fn source(self) -> Source {
         match self {
-            Self::Disabled | Self::Removed => Source::Configuration,
+            Self::Disabled | Self::Removed | Self::NotAllowed => Source::Configuration,
             Self::Unauthenticated | Self::ProviderLimit | Self::FamilyLimit | Self::Throttled => Source::Provider,
             Self::BudgetSpent | Self::BudgetReserved => Source::Account,
             Self::BreakerOpen
@@ -183,6 +186,7 @@ impl Cause {
             Self::CapacityFull => "at its limit of requests, tokens or cost in a minute or a day",
             Self::SlotsFull => "all client slots held by sessions in use",
             Self::AlreadyTried => "already tried by this request",
+            Self::NotAllowed => "not open to this client",
         }
     }
 }

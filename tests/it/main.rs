@@ -5,6 +5,7 @@
 mod alerts;
 mod architecture;
 mod claude_cli;
+mod clients;
 mod gateway;
 mod http;
 mod operator;
