@@ -113,6 +113,22 @@ impl SharedPool {
         }
     }
 
+    /// A lease for a session that is new here and has its place with another replica, when there is none for new ones.
+    async fn lease_where_bound(&self, ask: &Ask<'_>, replicas: &Replicas) -> Option<Lease> {
+        if self.peek(|pool, _| pool.knows(&ask.session)) {
+            return None;
+        }
+        let refusal = match self.acquire(ask) {
+            Ok(lease) => return Some(lease),
+            Err(refusal) => refusal,
+        };
+        if refusal.reason != RefusalReason::Busy {
+            return None;
+        }
+        let home = replicas.shared.home_of(SessionLabel::from(&ask.session).key()).await?;
+        self.acquire_at(ask, &home).ok()
+    }
+
     fn full(&self, ask: &Ask<'_>, lease: Lease, shortage: Shortage, wait: Option<Duration>) -> Refusal {
         let subscription = Arc::clone(&lease.subscription);
         let decision = Arc::clone(&lease.decision);
@@ -180,12 +196,13 @@ impl PooledGateway {
         attempt: u32,
         queue: &mut QueueSettings,
     ) -> Result<Lease, Unserved> {
-        let mut lease = self.lease(call, tried, last, attempt, queue).await?;
         let pool = self.pool();
-        if pool.replicas().is_none() {
-            return Ok(lease);
-        }
+        let Some(replicas) = pool.replicas() else { return self.lease(call, tried, last, attempt, queue).await };
         let ask = ask(call, tried);
+        let mut lease = match pool.lease_where_bound(&ask, replicas).await {
+            Some(lease) => lease,
+            None => self.lease(call, tried, last, attempt, queue).await?,
+        };
         let mut rounds = 0;
         loop {
             let decision = Arc::clone(&lease.decision);

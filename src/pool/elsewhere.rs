@@ -11,7 +11,7 @@ use crate::units::Timestamp;
 use super::Pool;
 use super::breaker::Breaker;
 use super::capacity::CapacityLimits;
-use super::command::{Ask, Effect, Grant, LeaseId, Outcome, Refusal, Spent};
+use super::command::{Ask, Effect, Grant, LeaseId, Outcome, Refusal, SessionKey, Spent};
 use super::explain::{Cause, Exclusion, Source};
 use super::session::SessionId;
 use super::subscription::Subscription;
@@ -75,6 +75,11 @@ impl Pool {
             clients: member.max_clients,
             capacity: member.settings.capacity,
         })
+    }
+
+    /// Whether this pool has seen a session and remembers it.
+    pub fn knows(&self, session: &SessionKey) -> bool {
+        self.sessions.find(SessionId::of(session)).is_some()
     }
 
     /// Like [`Pool::acquire`], for a session that another replica has bound to `home`. Where there is no such
