@@ -56,6 +56,7 @@ fn effect(trigger: &Trigger, id: &Arc<str>, now: Timestamp) -> Option<Effect> {
         }
         Trigger::AuthFailed => Some(Effect::AuthFailed { subscription, cause }),
         Trigger::Recovered => Some(Effect::Recovered { subscription, cause }),
+        Trigger::ReplicasApart => Some(Effect::ReplicasApart { cause }),
         Trigger::UsageThreshold { .. } | Trigger::Quota { .. } | Trigger::Failover => None,
     }
 }

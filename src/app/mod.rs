@@ -9,6 +9,7 @@ mod cli_watch;
 mod clients;
 mod parts;
 mod reload;
+mod replicas;
 mod upkeep;
 mod usage_poll;
 
@@ -90,6 +91,7 @@ impl App {
             let alerts = alerts.clone();
             move || alerts.view()
         });
+        replicas::start(&pool, &gateway, &config, &env, &tasks, &stop).await?;
         let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
         gateway.show_in_debug("cli", cli_watch.view(&claude));
         let target = reload::Target {

@@ -26,6 +26,8 @@ pub const LOG_LEVEL: &str = "LOG_LEVEL";
 pub const SLACK_WEBHOOK_URL: &str = "SLACK_WEBHOOK_URL";
 /// The directory for what this program keeps between runs.
 pub const AUTH_POOL_STATE_DIR: &str = "AUTH_POOL_STATE_DIR";
+/// The server that several replicas share. Can hold a password.
+pub const REDIS_URL: &str = "REDIS_URL";
 /// The user's own CLI profile, where it is not `~/.claude`.
 pub const CLAUDE_CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 

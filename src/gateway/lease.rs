@@ -1,14 +1,16 @@
 //! The pool behind its lock, and leases that cannot leak.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::broadcast;
 
+use super::admission::Replicas;
 use super::clients::Spending;
 use super::queue::Queue;
 use crate::conversation::LimitReport;
-use crate::pool::{Ask, Decision, Effect, LeaseId, Outcome, Pool, Refusal, Spent};
+use crate::pool::{Ask, Decision, Effect, Grant, LeaseId, Outcome, Placement, Pool, Refusal, Spent};
 use crate::runtime::clock;
+use crate::shared::{self, Admission};
 use crate::units::Timestamp;
 
 /// Effects that a slow listener may be behind before it misses some.
@@ -23,6 +25,8 @@ struct Shared {
     pool: Mutex<Pool>,
     effects: broadcast::Sender<(Timestamp, Effect)>,
     queue: Queue,
+    /// Those who use the same subscriptions, if any.
+    replicas: OnceLock<Replicas>,
 }
 
 impl SharedPool {
@@ -32,7 +36,18 @@ impl SharedPool {
             pool: Mutex::new(pool),
             effects: broadcast::channel(EFFECT_BACKLOG).0,
             queue: Queue::default(),
+            replicas: OnceLock::new(),
         }))
+    }
+
+    /// From now on every lease is put before the other replicas, and they are told what is learned here.
+    pub fn share(&self, replicas: shared::Shared) {
+        // A second call changes nothing: there is one set of replicas in a process's life.
+        let _ = self.0.replicas.set(Replicas::new(replicas));
+    }
+
+    pub(super) fn replicas(&self) -> Option<&Replicas> {
+        self.0.replicas.get()
     }
 
     /// What the pool does from now on.
@@ -44,21 +59,37 @@ impl SharedPool {
     pub(super) fn acquire(&self, ask: &Ask<'_>) -> Result<Lease, Refusal> {
         let now = clock::now();
         let grant = self.lock().acquire(now, ask)?;
+        Ok(self.lend(now, grant))
+    }
+
+    /// Asks for a lease for a session that another replica has bound to `home`.
+    pub(super) fn acquire_at(&self, ask: &Ask<'_>, home: &str) -> Result<Lease, Refusal> {
+        let now = clock::now();
+        let grant = self.lock().acquire_at(now, ask, home)?;
+        Ok(self.lend(now, grant))
+    }
+
+    fn lend(&self, now: Timestamp, grant: Grant) -> Lease {
         self.publish(now, grant.effects);
-        Ok(Lease {
+        Lease {
             pool: self.clone(),
             id: Some(grant.lease),
             subscription: grant.subscription,
             decision: grant.decision,
+            placement: grant.placement,
+            admission: None,
             spent: Spent::default(),
             spending: Spending::default(),
-        })
+        }
     }
 
     /// Tells the pool what the provider said of a subscription's limits.
     pub fn observe(&self, subscription: &str, report: &LimitReport) {
         // A report unlocks nothing, so nobody who waits is helped by it.
         self.run(|pool, now| ((), pool.observe(now, subscription, report)));
+        if let Some(replicas) = self.replicas() {
+            replicas.tell_limits(&subscription.into(), report);
+        }
     }
 
     /// Looks at the pool without changing what it decides.
@@ -86,6 +117,9 @@ impl SharedPool {
 
     fn publish(&self, now: Timestamp, effects: Vec<Effect>) {
         for effect in effects {
+            if let Some(replicas) = self.replicas() {
+                replicas.tell_effect(&effect);
+            }
             // An error only means that nobody listens.
             let _ = self.0.effects.send((now, effect));
         }
@@ -106,6 +140,10 @@ pub(super) struct Lease {
     pub(super) subscription: Arc<str>,
     /// Why this one.
     pub(super) decision: Arc<Decision>,
+    /// Where its session is.
+    pub(super) placement: Placement,
+    /// The other replicas' word.
+    pub(super) admission: Option<Admission>,
     /// What has been used so far; counted however the lease ends.
     pub(super) spent: Spent,
     /// The client's account, on which that is booked.
@@ -118,6 +156,13 @@ impl Lease {
         self.end(outcome);
     }
 
+    /// Takes the lease back as if it had never been: nothing has run.
+    pub(super) fn cancel(mut self) {
+        if let Some(id) = self.id.take() {
+            self.pool.with(|pool, now| ((), pool.cancel(now, id)));
+        }
+    }
+
     /// Tells the pool what the provider said meanwhile.
     pub(super) fn observe(&self, report: &LimitReport) {
         self.pool.observe(&self.subscription, report);
@@ -126,6 +171,13 @@ impl Lease {
     fn end(&mut self, outcome: Outcome) {
         if let Some(id) = self.id.take() {
             let spent = self.spent;
+            if let (Outcome::Limited(report), Some(replicas)) = (&outcome, self.pool.replicas()) {
+                replicas.tell_limits(&self.subscription, report);
+            }
+            // Before the own pool hands the place on: whoever gets it is put before the others next.
+            if let Some(admission) = self.admission.take() {
+                admission.settle(matches!(outcome, Outcome::Completed), spent.usage, spent.cost);
+            }
             self.spending.book(clock::now(), spent.cost);
             self.pool.with(|pool, now| ((), pool.finish(now, id, outcome, spent)));
         }

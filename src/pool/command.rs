@@ -178,6 +178,16 @@ pub enum Effect {
         /// What had kept it out.
         cause: String,
     },
+    /// The server that replicas share is out of reach: each counts by itself.
+    ReplicasApart {
+        /// Why.
+        cause: String,
+    },
+    /// The server that replicas share answers again.
+    ReplicasTogether {
+        /// How long it was away.
+        after_seconds: u64,
+    },
     /// A subscription's status changed by its own budget.
     StatusChanged {
         /// The subscription.
