@@ -60,7 +60,7 @@ fn log(effect: &Effect) {
     let details = serde_json::to_string(effect).unwrap_or_default();
     match effect {
         Effect::LimitReached { .. } | Effect::AuthFailed { .. } | Effect::ReplicasApart { .. } => {
-            warn!(event = details, "pool")
+            warn!(event = details, "pool");
         }
         _ => info!(event = details, "pool"),
     }

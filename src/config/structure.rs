@@ -297,7 +297,8 @@ mod tests {
                 "channels": {"slack": false, "webhook": false, "email": false}
             },
             "capacityTracking": {
-                "enabled": true, "syncIntervalSeconds": 1, "redisKeyPrefix": "p", "redisTTLSeconds": 1
+                "enabled": true, "syncIntervalSeconds": 1, "redisKeyPrefix": "p", "redisTTLSeconds": 1,
+                "redisTimeout": 50
             },
             "rateLimits": {"t": {
                 "requestsPerMinute": 1, "tokensPerMinute": 1, "inputTokensPerMinute": 1, "tokensPerDay": 1,
