@@ -25,20 +25,22 @@ pub fn live() -> Reply {
 
 /// `GET /health/ready`: new requests can be served, or why not; and how everything is doing.
 pub fn ready(gateway: &dyn Gateway) -> Reply {
-    match gateway.ready() {
-        Ok(()) => Reply::json(StatusCode::OK, &json!({ "status": "ready", "checks": checks(gateway) })),
+    let ready = gateway.ready();
+    let checks = checks(gateway, ready.is_ok());
+    match ready {
+        Ok(()) => Reply::json(StatusCode::OK, &json!({ "status": "ready", "checks": checks })),
         Err(reason) => {
-            let answer = json!({ "status": "not_ready", "reason": reason, "checks": checks(gateway) });
+            let answer = json!({ "status": "not_ready", "reason": reason, "checks": checks });
             Reply::json(StatusCode::SERVICE_UNAVAILABLE, &answer)
         }
     }
 }
 
 /// The pool and everything that it stands on. None of the services is needed to serve: who goes on without one is ready.
-fn checks(gateway: &dyn Gateway) -> Map<String, Value> {
+fn checks(gateway: &dyn Gateway, serves: bool) -> Map<String, Value> {
     let pool = gateway.health().pool;
     let pool = json!({
-        "status": if pool.eligible > 0 { "ok" } else { "down" },
+        "status": if serves { "ok" } else { "down" },
         "subscriptions": pool.subscriptions,
         "eligible": pool.eligible,
     });
