@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::api::{Denial, Invalid, InvalidKind, Reply};
 use crate::conversation::LimitReport;
-use crate::gateway::{Failure, FailureKind, GatewayError, RefusalReason};
+use crate::gateway::{Failure, FailureKind, GatewayError, RefusalReason, SessionError};
 use crate::runtime::clock;
 
 /// Read by OpenAI's own clients.
@@ -62,12 +62,13 @@ pub enum Cause {
     UpstreamFailed,
     UpstreamTimeout,
     InvalidOutput,
+    ConversationLost,
     Internal,
 }
 
 impl Cause {
     /// Every cause, for tests and documentation.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidValue,
         Self::MissingParameter,
         Self::Unsupported,
@@ -90,6 +91,7 @@ impl Cause {
         Self::UpstreamFailed,
         Self::UpstreamTimeout,
         Self::InvalidOutput,
+        Self::ConversationLost,
         Self::Internal,
     ];
 
@@ -121,6 +123,7 @@ impl Cause {
             Self::UpstreamFailed => (StatusCode::BAD_GATEWAY, SERVER, "upstream_error"),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, SERVER, "upstream_timeout"),
             Self::InvalidOutput => (StatusCode::BAD_GATEWAY, SERVER, "invalid_output"),
+            Self::ConversationLost => (StatusCode::CONFLICT, REQUEST, "conversation_lost"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error"),
         }
     }
@@ -212,6 +215,13 @@ impl From<GatewayError> for Error {
                 format!("The model's answer does not have the form that 'response_format' asks for: {wrong}."),
             )
             .with_param("response_format"),
+            GatewayError::Session(error) => {
+                let cause = match error {
+                    SessionError::Lost => Cause::ConversationLost,
+                    SessionError::Misfit(_) => Cause::InvalidValue,
+                };
+                Self::new(cause, sentence(error.to_string())).with_param("messages")
+            }
             GatewayError::ShuttingDown => {
                 Self::new(Cause::ShuttingDown, "The server is shutting down. Try again in a moment.")
                     .with_retry_after(Some(Duration::from_secs(1)))
