@@ -30,6 +30,8 @@ pub enum Kind {
     Recovered,
     /// The server that replicas share is out of reach, so that each counts by itself.
     ReplicasApart,
+    /// The store does not take what is to be kept over a restart.
+    StoreFailed,
 }
 
 impl Kind {
@@ -44,6 +46,7 @@ impl Kind {
             Self::AuthFailed => "auth_failed",
             Self::Recovered => "recovered",
             Self::ReplicasApart => "replicas_apart",
+            Self::StoreFailed => "store_failed",
         }
     }
 }

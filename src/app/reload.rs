@@ -124,6 +124,7 @@ fn needs_restart<'a>(old: &Config, new: &Config) -> impl Iterator<Item = &'a str
         ("capacityTracking.redisTTLSeconds", old_tracking.redis_ttl != new_tracking.redis_ttl),
         ("capacityTracking.redisTimeout", old_tracking.redis_timeout != new_tracking.redis_timeout),
         ("capacityTracking.syncIntervalSeconds", old_tracking.sync_interval != new_tracking.sync_interval),
+        ("store", old.store != new.store),
         ("rebalancing.enabled", old.rebalancing.enabled != new.rebalancing.enabled),
         ("rebalancing.intervalSeconds", old.rebalancing.interval != new.rebalancing.interval),
     ];

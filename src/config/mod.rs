@@ -14,6 +14,7 @@ mod raw;
 mod schema;
 mod sections;
 mod span;
+mod store;
 mod structure;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use model::{
 pub use problem::{FieldPath, Place, Problem, Problems};
 pub use schema::json_schema;
 pub use sections::{AccountSelection, QuotaAlerts, QuotaChannels, QuotaThresholds, RateLimit, Strategy};
+pub use store::{Store, StorePlace};
 pub use watch::Watcher;
 
 use check::Context;

@@ -7,6 +7,7 @@ use tokio::sync::broadcast;
 use super::admission::Replicas;
 use super::clients::Spending;
 use super::queue::Queue;
+use super::record::{Trace, in_a_word};
 use crate::conversation::LimitReport;
 use crate::pool::{Ask, Decision, Effect, Grant, LeaseId, Outcome, Placement, Pool, Refusal, Spent};
 use crate::runtime::clock;
@@ -80,6 +81,8 @@ impl SharedPool {
             admission: None,
             spent: Spent::default(),
             spending: Spending::default(),
+            granted_at: now,
+            trace: None,
         }
     }
 
@@ -148,6 +151,9 @@ pub(super) struct Lease {
     pub(super) spent: Spent,
     /// The client's account, on which that is booked.
     pub(super) spending: Spending,
+    granted_at: Timestamp,
+    /// Who is told what it was.
+    trace: Option<Arc<Trace>>,
 }
 
 impl Lease {
@@ -168,18 +174,33 @@ impl Lease {
         self.pool.observe(&self.subscription, report);
     }
 
+    /// The lease serves an attempt of the request that `trace` goes with.
+    pub(super) fn serve(&mut self, trace: Option<&Arc<Trace>>) {
+        if let Some(trace) = trace {
+            trace.attempt(&self.subscription);
+        }
+        self.trace = trace.cloned();
+    }
+
     fn end(&mut self, outcome: Outcome) {
-        if let Some(id) = self.id.take() {
-            let spent = self.spent;
-            if let (Outcome::Limited(report), Some(replicas)) = (&outcome, self.pool.replicas()) {
-                replicas.tell_limits(&self.subscription, report);
-            }
-            // Before the own pool hands the place on: whoever gets it is put before the others next.
-            if let Some(admission) = self.admission.take() {
-                admission.settle(matches!(outcome, Outcome::Completed), spent.usage, spent.cost);
-            }
-            self.spending.book(clock::now(), spent.cost);
-            self.pool.with(|pool, now| ((), pool.finish(now, id, outcome, spent)));
+        let Some(id) = self.id.take() else { return };
+        let (spent, trace) = (self.spent, self.trace.take());
+        let word = in_a_word(&outcome);
+        if let (Outcome::Limited(report), Some(replicas)) = (&outcome, self.pool.replicas()) {
+            replicas.tell_limits(&self.subscription, report);
+        }
+        // Before the own pool hands the place on: whoever gets it is put before the others next.
+        if let Some(admission) = self.admission.take() {
+            admission.settle(matches!(outcome, Outcome::Completed), spent.usage, spent.cost);
+        }
+        self.spending.book(clock::now(), spent.cost);
+        let (at, session) = self.pool.with(|pool, now| {
+            let effects = pool.finish(now, id, outcome, spent);
+            let session = trace.as_ref().and_then(|trace| pool.session(trace.session()));
+            ((now, session), effects)
+        });
+        if let Some(trace) = trace {
+            trace.ended(&self.subscription, (self.granted_at, at), word, spent, session);
         }
     }
 }

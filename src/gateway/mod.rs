@@ -11,6 +11,7 @@ mod lease;
 mod operate;
 mod pooled;
 mod queue;
+mod record;
 mod settings;
 mod structured;
 mod transcripts;
@@ -28,6 +29,7 @@ pub use health::PartHealth;
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
+pub use record::{Progress, ProgressState, Recorder, Used};
 pub use settings::Settings;
 pub use transcripts::SessionError;
 
