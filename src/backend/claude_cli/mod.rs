@@ -15,12 +15,15 @@ mod features;
 mod input;
 mod key;
 mod launch;
+mod limit_text;
 mod live;
 mod login;
 mod options;
 mod output;
 mod probe;
 mod process;
+#[cfg(test)]
+pub(crate) mod replay;
 mod script;
 mod spares;
 mod tools;
