@@ -12,6 +12,7 @@ mod parts;
 mod recording;
 mod registry;
 mod reload;
+mod replicas;
 mod upkeep;
 mod usage_poll;
 
@@ -105,6 +106,7 @@ impl App {
             let alerts = alerts.clone();
             move || alerts.view()
         });
+        replicas::start(&pool, &gateway, &config, &env, &tasks, &stop).await?;
         let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
         gateway.show_in_debug("cli", cli_watch.view(&claude));
         if let Some(recording) = &recording {

@@ -30,10 +30,10 @@ const DEFAULT_ALIAS: &str = "sonnet";
 const SPARE_IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// A session without a request for this long is idle, and may be moved.
-const SESSION_IDLE_AFTER: Duration = Duration::from_mins(5);
+pub(super) const SESSION_IDLE_AFTER: Duration = Duration::from_mins(5);
 
 /// A session without a request for this long is released.
-const SESSION_STALE_AFTER: Duration = Duration::from_hours(1);
+pub(super) const SESSION_STALE_AFTER: Duration = Duration::from_hours(1);
 
 pub(super) type CliBackends = Vec<(Arc<str>, ClaudeCliBackend)>;
 

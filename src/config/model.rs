@@ -299,6 +299,8 @@ pub enum RuleKind {
     AuthFailed,
     /// A subscription can be used again.
     Recovered,
+    /// The server that replicas share is out of reach.
+    ReplicasApart,
 }
 
 /// Where alerts go.
@@ -446,4 +448,6 @@ pub struct CapacityTracking {
     pub redis_key_prefix: String,
     /// How long a shared counter lives without use.
     pub redis_ttl: Duration,
+    /// How long one request waits for the shared counters before it is counted here only.
+    pub redis_timeout: Duration,
 }

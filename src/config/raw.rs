@@ -328,6 +328,8 @@ pub(super) enum RuleType {
     AuthFailed,
     /// A subscription can be used again.
     Recovered,
+    /// Redis is out of reach, so that each replica counts by itself; its return is told too.
+    ReplicasApart,
 }
 
 /// How the CLI is run.
@@ -547,6 +549,9 @@ pub(super) struct CapacityTracking {
     /// How long a shared counter lives without use; a number counts seconds.
     #[serde(rename = "redisTTLSeconds")]
     pub(super) redis_ttl_seconds: Span,
+    /// How long one request waits for the shared counters before it is counted by this replica only; a number counts
+    /// milliseconds.
+    pub(super) redis_timeout: Span,
 }
 
 impl Default for CapacityTracking {
@@ -556,6 +561,7 @@ impl Default for CapacityTracking {
             sync_interval_seconds: Span::Number(60.0),
             redis_key_prefix: "claude:capacity:".to_owned(),
             redis_ttl_seconds: Span::Number(300.0),
+            redis_timeout: Span::text("50ms"),
         }
     }
 }

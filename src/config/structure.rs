@@ -304,7 +304,8 @@ mod tests {
                 "channels": {"slack": false, "webhook": false, "email": false}
             },
             "capacityTracking": {
-                "enabled": true, "syncIntervalSeconds": 1, "redisKeyPrefix": "p", "redisTTLSeconds": 1
+                "enabled": true, "syncIntervalSeconds": 1, "redisKeyPrefix": "p", "redisTTLSeconds": 1,
+                "redisTimeout": 50
             },
             "backends": [
                 {"name": "b", "type": "openai-api", "baseUrl": "https://api.example.com", "apiKeyEnv": "K", "models": {"*": "m"}, "maxConcurrent": 1, "supportsTools": true},

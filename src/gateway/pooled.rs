@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::attempt::Attempt;
 use super::clients::Clients;
+use super::health::{PartHealth, Services};
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
 use super::record::{Recorder, Trace};
@@ -74,6 +75,8 @@ pub(super) struct Shared {
     kill: CancellationToken,
     /// What is wrong with the configuration file since it was last changed.
     config_problems: ArcSwapOption<Value>,
+    /// What the program stands on.
+    services: Services,
     /// Other rooms' parts of the operator's view.
     debug_parts: ArcSwap<Vec<(&'static str, DebugPart)>>,
     /// Who keeps what requests leave behind.
@@ -105,6 +108,7 @@ impl PooledGateway {
             transcripts: Transcripts::default(),
             kill: CancellationToken::new(),
             config_problems: ArcSwapOption::empty(),
+            services: Services::default(),
             debug_parts: ArcSwap::default(),
             recorder: OnceLock::new(),
             tasks,
@@ -153,6 +157,15 @@ impl PooledGateway {
             let others = parts.iter().filter(|(known, _)| *known != name).cloned();
             others.chain([(name, Arc::clone(&part))]).collect::<Vec<_>>()
         });
+    }
+
+    /// Tells monitors how a service is doing, by what `look` says each time it is asked.
+    pub fn show_in_health(&self, name: &'static str, look: impl Fn() -> PartHealth + Send + Sync + 'static) {
+        self.0.services.add(name, look);
+    }
+
+    pub(super) fn pool(&self) -> &SharedPool {
+        &self.0.pool
     }
 
     /// What requests leave behind from now on goes to `recorder`. The first one stays.
@@ -217,7 +230,7 @@ impl PooledGateway {
         let mut queue = self.queue_for(call, settings.queue);
         for attempt in 0..settings.max_attempts.max(1) {
             let timeout = queue.timeout;
-            let mut lease = match self.lease(call, &tried, last.as_ref(), attempt, &mut queue).await {
+            let mut lease = match self.admitted(call, &tried, last.as_ref(), attempt, &mut queue).await {
                 Ok(lease) => {
                     deadline += timeout.saturating_sub(queue.timeout);
                     lease
@@ -280,7 +293,7 @@ impl PooledGateway {
 
     /// A lease on a subscription that this request has not tried. When there is none, and the last failure was a
     /// passing one, the tried ones get a second chance after a pause.
-    async fn lease(
+    pub(super) async fn lease(
         &self,
         call: &Call,
         tried: &[Arc<str>],
@@ -468,6 +481,10 @@ impl Gateway for PooledGateway {
         Ok(())
     }
 
+    fn services(&self) -> Vec<(&'static str, PartHealth)> {
+        self.0.services.all()
+    }
+
     fn debug(&self) -> Value {
         let snapshot = self.0.pool.snapshot();
         let decisions: Vec<_> = self.0.pool.peek(|pool, _| pool.decisions().take(SHOWN_DECISIONS).cloned().collect());
@@ -499,7 +516,7 @@ impl Gateway for PooledGateway {
     }
 }
 
-fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
+pub(super) fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
     let request = &call.request;
     Ask {
         session: session_key(call),

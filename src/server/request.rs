@@ -231,6 +231,8 @@ async fn serve(
         Route::Health => ops::health(gateway),
         Route::Live => ops::live(),
         Route::Ready => ops::ready(gateway),
+        Route::Redis => ops::service(gateway, "redis"),
+        Route::Database => ops::service(gateway, "db"),
         Route::Debug => ops::debug(gateway),
         Route::Decisions => ops::decisions(gateway, parts.uri.query()),
         Route::Rebalance => ops::rebalance(gateway),

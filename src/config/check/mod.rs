@@ -96,21 +96,8 @@ pub(super) fn member(file: &raw::File, context: &Context<'_>, findings: &mut Fin
 /// Says of every field that was changed and that nothing reads yet that it does nothing.
 fn without_effect(file: &raw::File, findings: &mut Findings) {
     let default = raw::File::default();
-    let (breaker, tracking) = (&file.circuit_breaker, &file.capacity_tracking);
-    let changed = [
-        ("circuitBreaker", "timeout", breaker.timeout != default.circuit_breaker.timeout),
-        (
-            "capacityTracking",
-            "syncIntervalSeconds",
-            tracking.sync_interval_seconds != default.capacity_tracking.sync_interval_seconds,
-        ),
-        ("capacityTracking", "redisKeyPrefix", tracking.redis_key_prefix != default.capacity_tracking.redis_key_prefix),
-        (
-            "capacityTracking",
-            "redisTTLSeconds",
-            tracking.redis_ttl_seconds != default.capacity_tracking.redis_ttl_seconds,
-        ),
-    ];
+    let breaker = &file.circuit_breaker;
+    let changed = [("circuitBreaker", "timeout", breaker.timeout != default.circuit_breaker.timeout)];
     for (section, field, _) in changed.into_iter().filter(|(.., changed)| *changed) {
         findings.warning(FieldPath::field(section).key(field), "has no effect in this version");
     }
@@ -284,5 +271,11 @@ fn capacity_tracking(section: &raw::CapacityTracking, at: &FieldPath, findings: 
         ),
         redis_key_prefix: section.redis_key_prefix.clone(),
         redis_ttl: section.redis_ttl_seconds.resolve(&at.key("redisTTLSeconds"), Unit::Seconds, SECOND..=DAY, findings),
+        redis_timeout: section.redis_timeout.resolve(
+            &at.key("redisTimeout"),
+            Unit::Milliseconds,
+            Duration::from_millis(1)..=SECOND * 30,
+            findings,
+        ),
     }
 }

@@ -1,5 +1,6 @@
 //! What several replicas share, over a real Redis server.
 
+mod contract;
 mod limits;
 mod outage;
 mod server;
