@@ -10,5 +10,7 @@ mod http;
 mod operator;
 mod queue;
 mod reload;
+mod selftest;
 mod store;
 mod structured;
+mod usage;
