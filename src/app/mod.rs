@@ -90,6 +90,10 @@ impl App {
         });
         let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
         gateway.show_in_debug("cli", cli_watch.view(&claude));
+        gateway.show_in_debug("memory", {
+            let claude = claude.clone();
+            move || serde_json::json!(claude.memory())
+        });
         let target = reload::Target {
             pool,
             gateway: gateway.clone(),

@@ -13,7 +13,7 @@ use crate::config::{self, Config, Env, Source};
 use crate::conversation::Catalog;
 use crate::gateway::{self, Backends, QueueSettings};
 use crate::pool::{self, CapacityLimits, Pool, SelectionSettings, SubscriptionSettings};
-use crate::runtime::clock;
+use crate::runtime::{clock, memory};
 use crate::server;
 use crate::units::MicroUsd;
 
@@ -41,12 +41,18 @@ pub(super) fn spare_settings(config: &Config) -> SpareSettings {
     let max_processes = claude.max_processes as usize;
     SpareSettings {
         max_processes,
+        max_memory: max_memory(config),
         // Never so many that no place is left for answers.
         max_spares: (subscriptions * claude.spares_per_subscription as usize).min(max_processes / 2),
         spares_per_kind: claude.spares_per_subscription as usize,
         idle_timeout: SPARE_IDLE_TIMEOUT,
         max_line_bytes: usize::try_from(claude.max_line_bytes).unwrap_or(usize::MAX),
     }
+}
+
+/// Bytes that all CLI processes together may take: unless it is said, half of what this program and they may use.
+pub(super) fn max_memory(config: &Config) -> u64 {
+    config.claude.max_memory.or_else(|| memory::limit().map(|bytes| bytes / 2)).unwrap_or(u64::MAX)
 }
 
 /// What makes a subscription of the configuration a backend.

@@ -83,6 +83,7 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     parts::prepare_spares(new, &backends, &catalog);
     target.usage_poll.apply(new, &backends);
     target.cli_watch.apply(new);
+    target.profiles.claude.set_max_memory(parts::max_memory(new));
     target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.server.store(Arc::new(parts::server_settings(new)));

@@ -13,6 +13,7 @@ mod problem;
 mod raw;
 mod schema;
 mod sections;
+mod size;
 mod span;
 mod structure;
 #[cfg(test)]

@@ -251,6 +251,8 @@ pub struct Claude {
     pub total_timeout: Duration,
     /// CLI processes at the same time, over all subscriptions.
     pub max_processes: u32,
+    /// Bytes that all of them together may take; `None` is half of the machine's memory.
+    pub max_memory: Option<u64>,
     /// Processes started ahead of need for each subscription.
     pub spares_per_subscription: u32,
     /// The longest line accepted from the CLI, in bytes.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{Channel, Kind, Priority};
 use super::sections::{AccountSelection, QuotaAlerts, RateLimit, without_holes};
+use super::size::Size;
 use super::span::Span;
 
 /// Configuration of auth-pool.
@@ -248,6 +249,8 @@ pub(super) struct Claude {
     /// CLI processes at the same time, over all subscriptions. Each takes 100 to 130 MB.
     #[schemars(range(min = 1, max = 100_000))]
     pub(super) max_processes: u32,
+    /// Memory that all CLI processes together may take, as measured (PSS); half of the machine's when left out.
+    pub(super) max_memory: Option<Size>,
     /// Processes started ahead of need for each subscription.
     #[schemars(range(min = 0, max = 100))]
     pub(super) spares_per_subscription: u32,
@@ -269,6 +272,7 @@ impl Default for Claude {
             idle_timeout: Span::text("120s"),
             total_timeout: Span::text("30m"),
             max_processes: 32,
+            max_memory: None,
             spares_per_subscription: 1,
             max_line_bytes: 16 * 1024 * 1024,
             usage_poll_interval: Span::text("5m"),

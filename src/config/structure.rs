@@ -273,7 +273,7 @@ mod tests {
             "models": {"a": "b"},
             "claude": {
                 "command": "c", "firstEventTimeout": 1, "idleTimeout": "1s", "totalTimeout": 2, "maxProcesses": 1,
-                "sparesPerSubscription": 0, "maxLineBytes": 65536, "usagePollInterval": 0, "selfTest": true
+                "sparesPerSubscription": 0, "maxLineBytes": 65536, "usagePollInterval": 0, "selfTest": true, "maxMemory": "4GiB"
             },
             "server": {
                 "listen": "l", "corsOrigins": ["o"], "maxBodyBytes": 1024, "drainTimeout": 0, "headerReadTimeout": 1,

@@ -32,6 +32,7 @@ fn bench_with(behaviour: &str, spares: usize) -> Bench {
     let claude = ClaudeCli::new(
         SpareSettings {
             max_processes: 4,
+            max_memory: u64::MAX,
             max_spares: spares,
             spares_per_kind: spares.min(1),
             idle_timeout: Duration::from_secs(60),

@@ -159,6 +159,7 @@ pub(super) fn bench_with(
     let by_name: HashMap<Arc<str>, Arc<dyn Backend>> = names.into_iter().zip(backends.iter().cloned()).collect();
     let spares = SpareSettings {
         max_processes: 1,
+        max_memory: u64::MAX,
         max_spares: 0,
         spares_per_kind: 0,
         idle_timeout: Duration::from_secs(60),

@@ -4,6 +4,7 @@
 
 mod alerts;
 mod architecture;
+mod budgets;
 mod claude_cli;
 mod gateway;
 mod http;

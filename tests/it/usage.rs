@@ -31,6 +31,7 @@ impl Bench {
         let cwd = tempfile::tempdir().unwrap();
         let spares = SpareSettings {
             max_processes: 2,
+            max_memory: u64::MAX,
             max_spares: 1,
             spares_per_kind: 1,
             idle_timeout: Duration::from_secs(60),

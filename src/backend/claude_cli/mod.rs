@@ -15,11 +15,13 @@ mod input;
 mod launch;
 mod login;
 mod output;
+mod places;
 mod probe;
 mod process;
 mod spares;
 mod traces;
 mod turn;
+mod upkeep;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ pub use binary::Binary;
 pub use features::{Feature, Features, Support};
 pub use launch::Profile;
 pub use login::Login;
+pub use places::MemoryUse;
 pub use probe::CliFacts;
 pub use spares::{ProcessCounts, SpareSettings};
 pub use turn::Timers;
@@ -101,6 +104,16 @@ impl ClaudeCli {
         let model = Model::named("");
         let kinds: Vec<Arc<Launch>> = backends.into_iter().map(|backend| backend.launch(&model)).collect();
         self.spares.retain(max_spares, |launch| kinds.iter().any(|kind| kind.is_same_but_for_the_model(launch)));
+    }
+
+    /// What all processes take, as last measured.
+    pub fn memory(&self) -> MemoryUse {
+        self.spares.places().memory()
+    }
+
+    /// Changes how many bytes all processes together may take.
+    pub fn set_max_memory(&self, bytes: u64) {
+        self.spares.places().set_max_memory(bytes);
     }
 
     /// Replaces every spare by a new one: the CLI itself was replaced. Processes that serve are not touched.

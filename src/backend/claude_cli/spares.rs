@@ -19,7 +19,9 @@ use tracing::{debug, warn};
 
 use super::input;
 use super::output::{self, Line};
-use super::process::{Launch, Place, Process, ReadError};
+use super::places::{Closed, Place, Places};
+use super::process::{Launch, Process, ReadError};
+use super::upkeep;
 use crate::runtime::tasks::Tasks;
 
 /// How long a process that starts may keep others from starting.
@@ -44,6 +46,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 pub struct SpareSettings {
     /// Processes of any kind at the same time: running answers and spares.
     pub max_processes: usize,
+    /// Bytes of proportional memory that all processes together may take; can be changed, see
+    /// [`super::ClaudeCli::set_max_memory`].
+    pub max_memory: u64,
     /// Spares at the same time; can be changed, see [`super::ClaudeCli::retain`].
     pub max_spares: usize,
     /// Ready spares for each kind of process that is in demand.
@@ -74,8 +79,7 @@ pub(super) struct Spares(Arc<Shared>);
 struct Shared {
     settings: SpareSettings,
     tasks: Tasks,
-    /// Places for processes.
-    permits: Arc<Semaphore>,
+    places: Places,
     /// Starts at the same time. A start keeps a core busy for half a second: more of them than cores only make each
     /// other, and the answers that run, slower.
     starts: Arc<Semaphore>,
@@ -203,16 +207,24 @@ pub(super) enum StartError {
 impl Spares {
     /// Starts the maker.
     pub(super) fn new(settings: SpareSettings, tasks: &Tasks) -> Self {
+        let wake = Arc::default();
         let spares = Self(Arc::new(Shared {
             settings,
             tasks: tasks.clone(),
-            permits: Arc::new(Semaphore::new(settings.max_processes)),
+            places: Places::new(settings.max_processes, settings.max_memory, &wake),
             starts: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
             state: Mutex::new(State { max_spares: settings.max_spares, ..State::default() }),
-            wake: Arc::default(),
+            wake,
             closing: CancellationToken::new(),
         }));
         tasks.spawn("claude-cli-spares", make(spares.clone()));
+        tasks.spawn("claude-cli-memory", {
+            let spares = spares.clone();
+            async move {
+                let closing = spares.0.closing.clone();
+                closing.run_until_cancelled(upkeep::run(spares)).await;
+            }
+        });
         spares
     }
 
@@ -272,17 +284,42 @@ impl Spares {
 
     /// A place for a process. Spares give way; when all places are taken by answers, one of them has to end.
     async fn place(&self) -> Result<Place, StartError> {
-        let permits = &self.0.permits;
-        let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-            permit
-        } else {
-            let _waiting = WaitingForPlace::new(self);
-            // The oldest spare goes; its place is free when it is gone.
-            let oldest = self.state().ready.pop_front();
-            drop(oldest);
-            Arc::clone(permits).acquire_owned().await.map_err(|_| StartError::Closed)?
-        };
-        Ok(Place::new(permit, &self.0.wake))
+        if let Some(place) = self.0.places.try_take() {
+            return Ok(place);
+        }
+        let _waiting = WaitingForPlace::new(self);
+        self.0.places.take(|| self.give_way()).await.map_err(|Closed| StartError::Closed)
+    }
+
+    /// Lets the oldest spare go; its place is free when it is gone.
+    fn give_way(&self) {
+        let oldest = self.state().ready.pop_front();
+        drop(oldest);
+    }
+
+    /// Lets go of what is worth least while memory is short, and says what it was; `None` when everything that is left
+    /// serves somebody.
+    pub(super) fn let_go(&self) -> Option<&'static str> {
+        if self.drop_spare(1) || self.drop_spare(0) { Some("a spare") } else { None }
+    }
+
+    /// Lets go of the spare whose kind was used longest ago, if there are more than `keep`.
+    fn drop_spare(&self, keep: usize) -> bool {
+        let mut state = self.state();
+        if state.ready.len() <= keep {
+            return false;
+        }
+        let State { ready, demand, .. } = &mut *state;
+        let rank = |spare: &Spare| demand.iter().position(|kind| kind.launch == spare.launch).unwrap_or(usize::MAX);
+        let victim = (0..ready.len()).max_by_key(|index| rank(&ready[*index]));
+        let victim = victim.and_then(|index| ready.remove(index));
+        drop(state);
+        victim.is_some()
+    }
+
+    /// The places of all processes.
+    pub(super) fn places(&self) -> &Places {
+        &self.0.places
     }
 
     /// A spare of any model that differs from `kind` in nothing else, for a question that leaves it as it is. `None` when
@@ -367,7 +404,7 @@ impl Spares {
         };
         drop(ready);
         self.0.closing.cancel();
-        self.0.permits.close();
+        self.0.places.close();
         self.0.starts.close();
         self.0.wake.notify_one();
     }
@@ -375,7 +412,7 @@ impl Spares {
     pub(super) fn counts(&self) -> ProcessCounts {
         let state = self.state();
         let spare = state.ready.len() + state.lent.len();
-        let all = self.0.settings.max_processes - self.0.permits.available_permits();
+        let all = self.0.places.taken();
         ProcessCounts { running: all.saturating_sub(spare), spare, started: state.started }
     }
 
@@ -411,8 +448,7 @@ impl Spares {
             ready.remove(victim);
         }
         // When there is no place, the next process that goes wakes the maker.
-        let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
-        let place = Place::new(permit, &self.0.wake);
+        let place = self.0.places.try_take()?;
         Some(ToMake { launch, place, generation: state.generation })
     }
 

@@ -170,6 +170,9 @@ fn rebalancing(
     }
 }
 
+/// Less than this is no room for a single CLI process.
+const LEAST_MEMORY: u64 = 256 * 1024 * 1024;
+
 fn claude(section: &raw::Claude, at: &FieldPath, context: &Context<'_>, findings: &mut Findings) -> Claude {
     let mut span = |name: &str, span: &super::span::Span| {
         span.resolve(&at.key(name), Unit::Seconds, Duration::from_millis(100)..=DAY, findings)
@@ -190,6 +193,10 @@ fn claude(section: &raw::Claude, at: &FieldPath, context: &Context<'_>, findings
         idle_timeout,
         total_timeout,
         max_processes: section.max_processes,
+        max_memory: section
+            .max_memory
+            .as_ref()
+            .map(|size| size.resolve(&at.key("maxMemory"), LEAST_MEMORY..=u64::MAX >> 1, findings)),
         spares_per_subscription: section.spares_per_subscription,
         max_line_bytes: section.max_line_bytes,
         usage_poll_interval: usage_poll_interval(&section.usage_poll_interval, &at.key("usagePollInterval"), findings),
