@@ -57,6 +57,7 @@ fn subscription(number: u64) -> SubscriptionSettings {
         max_concurrent: 1000,
         enabled: true,
         priority: Priority::Normal,
+        organization: None,
         capacity: CapacityLimits::default(),
     }
 }
@@ -70,6 +71,7 @@ pub(crate) fn ask(session: SessionKey) -> Ask<'static> {
         estimated_tokens: 1000,
         priority: Priority::Normal,
         exclude: &[],
+        only: None,
     }
 }
 

@@ -9,6 +9,20 @@ pub enum Denial {
     MissingKey,
     /// The request's key is none of the configured ones.
     WrongKey,
+    /// The request's key has expired.
+    ExpiredKey,
+    /// The request's key is not for this: it lacks the scope.
+    Scope {
+        /// The scope that is needed.
+        needed: &'static str,
+    },
+    /// The client has sent as many requests as it may for now.
+    RateLimited {
+        /// How many it may send in a minute.
+        per_minute: u32,
+        /// When the next one may come.
+        retry_after: Duration,
+    },
     /// Only an admin key or a peer on this machine may see this.
     AdminOnly,
     /// A page of a foreign origin sent the request, through a browser on this machine.

@@ -1,12 +1,14 @@
 //! From the configuration's words to each part's own settings.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::clients;
 use crate::backend::Backend;
 use crate::backend::claude_cli::{ClaudeCli, ClaudeCliBackend, CliFacts, Profile, Settings, SpareSettings, Timers};
 use crate::config::{self, Config, Env, Source};
@@ -177,6 +179,7 @@ pub(super) fn pool_settings(config: &Config) -> pool::Settings {
         max_clients: config.max_clients_per_subscription,
         weekly_budget_threshold: config.weekly_budget_threshold,
         selection: selection(config),
+        organizations: organizations(config),
         rebalancing: rebalancing(config),
         breaker: pool::BreakerSettings {
             failure_threshold: if breaker.enabled { breaker.failure_threshold } else { u32::MAX },
@@ -188,15 +191,27 @@ pub(super) fn pool_settings(config: &Config) -> pool::Settings {
     }
 }
 
-fn selection(config: &Config) -> SelectionSettings {
-    let strategy = |strategy: config::Strategy| match strategy {
+fn strategy(strategy: config::Strategy) -> pool::Strategy {
+    match strategy {
         config::Strategy::Health => pool::Strategy::Health,
         config::Strategy::LeastLoaded => pool::Strategy::LeastLoaded,
         config::Strategy::RoundRobin => pool::Strategy::RoundRobin,
         config::Strategy::Random => pool::Strategy::Random,
         config::Strategy::Priority => pool::Strategy::Priority,
         config::Strategy::Pace => pool::Strategy::Pace,
+    }
+}
+
+fn organizations(config: &Config) -> HashMap<Arc<str>, SelectionSettings> {
+    let selection = |own: &config::OrganizationSelection| {
+        let mut fallbacks = own.fallbacks.iter().copied().map(strategy);
+        let fallbacks = [fallbacks.next(), fallbacks.next()];
+        SelectionSettings { strategy: strategy(own.strategy), fallbacks, seed: 0 }
     };
+    config.organizations.iter().map(|(id, own)| (id.as_str().into(), selection(own))).collect()
+}
+
+fn selection(config: &Config) -> SelectionSettings {
     let mut fallbacks = config.account_selection.fallback_strategies.iter().copied().map(strategy);
     SelectionSettings {
         strategy: strategy(config.account_selection.strategy),
@@ -233,6 +248,7 @@ fn subscription(config: &Config, subscription: &config::Subscription) -> Subscri
             config::Priority::Normal => pool::Priority::Normal,
             config::Priority::High => pool::Priority::High,
         },
+        organization: subscription.organization.as_deref().map(Into::into),
         capacity: capacity(config, subscription),
     }
 }
@@ -245,16 +261,8 @@ pub(super) fn server_settings(config: &Config) -> server::Settings {
         max_body_bytes: usize::try_from(server.max_body_bytes).unwrap_or(usize::MAX),
         header_read_timeout: server.header_read_timeout,
         max_connections: server.max_connections as usize,
-        client_keys: config
-            .client_keys
-            .iter()
-            .map(|key| server::ClientKey {
-                name: key.name.as_str().into(),
-                digest: key.digest,
-                models: key.models.clone().map(Into::into),
-                admin: key.admin,
-            })
-            .collect(),
+        requests_per_minute: server.requests_per_minute.and_then(NonZeroU32::new),
+        client_keys: config.client_keys.iter().map(clients::server_key).collect(),
         ..server::Settings::default()
     }
 }

@@ -86,6 +86,7 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     target.profiles.claude.set_max_memory(parts::max_memory(new));
     target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
+    target.gateway.clients().apply(super::clients::rules(new));
     target.server.store(Arc::new(parts::server_settings(new)));
     target.alerts.apply(alerts::settings(new, &target.profiles.env));
     target.gateway.set_config_problems(None);

@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 
 pub use env::Env;
 pub use model::{
-    CapacityTracking, Channel, CircuitBreaker, Claude, ClientKey, Config, Kind, Notifications, Priority, Queue,
-    Rebalancing, Rule, RuleKind, Server, Source, Subscription,
+    CapacityTracking, Channel, CircuitBreaker, Claude, ClientKey, Config, Kind, Notifications, OrganizationSelection,
+    Priority, Queue, Rebalancing, Rule, RuleKind, Scope, Server, Source, Subscription,
 };
 pub use problem::{FieldPath, Place, Problem, Problems};
 pub use schema::json_schema;

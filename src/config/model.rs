@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
-use super::sections::{AccountSelection, QuotaAlerts, RateLimit};
-use crate::units::MicroUsd;
+use super::sections::{AccountSelection, QuotaAlerts, RateLimit, Strategy};
+use crate::units::{MicroUsd, Timestamp};
 
 /// Where a configuration came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub struct Config {
     pub quota_alerts: QuotaAlerts,
     /// How capacity counters are kept.
     pub capacity_tracking: CapacityTracking,
+    /// How an organisation's subscriptions are chosen, for those that decide it for themselves.
+    pub organizations: BTreeMap<String, OrganizationSelection>,
     /// Capacity limits by the tier that a subscription names.
     pub rate_limits: BTreeMap<String, RateLimit>,
     /// What is logged: a level, or a list like `info,auth_pool::pool=debug`.
@@ -97,6 +99,8 @@ pub struct Subscription {
     pub priority: Priority,
     /// The entry of [`Config::rate_limits`] that holds for it.
     pub tier: Option<String>,
+    /// The organisation it belongs to.
+    pub organization: Option<String>,
     /// Added to the environment of its CLI processes. Can hold secrets.
     pub env: BTreeMap<String, String>,
     /// Names the environment variable that holds its long-lived token; that variable is set.
@@ -278,6 +282,8 @@ pub struct Server {
     pub header_read_timeout: Duration,
     /// Connections at the same time.
     pub max_connections: u32,
+    /// Requests that a client may send in a minute unless its key says otherwise.
+    pub requests_per_minute: Option<u32>,
     /// Where requests wait while every subscription is busy.
     pub queue: Queue,
 }
@@ -300,13 +306,44 @@ pub struct ClientKey {
     pub digest: [u8; 32],
     /// The models it may use; all when `None`.
     pub models: Option<Vec<String>>,
-    /// Whether it may see and steer the pool.
-    pub admin: bool,
+    /// What it is for, at least one.
+    pub scopes: Vec<Scope>,
+    /// The organisation on whose behalf it asks.
+    pub organization: Option<String>,
+    /// The subscriptions it may use; all of its organisation when `None`.
+    pub subscriptions: Option<Vec<String>>,
+    /// Requests in a minute, where it differs from [`Server::requests_per_minute`].
+    pub requests_per_minute: Option<u32>,
+    /// What it may spend in any seven days.
+    pub weekly_budget: Option<MicroUsd>,
+    /// The highest priority of its requests.
+    pub max_priority: Priority,
+    /// When it stops opening anything.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What a client key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// To ask models.
+    Chat,
+    /// To see and steer the pool.
+    Admin,
+}
+
+/// See [`Config::organizations`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrganizationSelection {
+    /// What decides.
+    pub strategy: Strategy,
+    /// What decides where the strategy sees no difference.
+    pub fallbacks: Vec<Strategy>,
 }
 
 impl fmt::Debug for ClientKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientKey").field("name", &self.name).field("admin", &self.admin).finish_non_exhaustive()
+        f.debug_struct("ClientKey").field("name", &self.name).field("scopes", &self.scopes).finish_non_exhaustive()
     }
 }
 

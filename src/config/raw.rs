@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::model::{Channel, Kind, Priority};
-use super::sections::{AccountSelection, QuotaAlerts, RateLimit, without_holes};
+use super::model::{Channel, Kind, Priority, Scope};
+use super::sections::{AccountSelection, QuotaAlerts, RateLimit, Strategy, without_holes};
 use super::size::Size;
 use super::span::Span;
 
@@ -55,6 +55,10 @@ pub(super) struct File {
     pub(super) quota_alerts: QuotaAlerts,
     /// How capacity counters are kept.
     pub(super) capacity_tracking: CapacityTracking,
+    /// Organisations that decide something for themselves, by their id. Subscriptions and client keys name theirs in
+    /// `organizationId`; it need not stand here.
+    #[schemars(with = "BTreeMap<String, Organization>")]
+    pub(super) organizations: BTreeMap<String, Option<Organization>>,
     /// Capacity limits by tier; a subscription names its `tier`.
     pub(super) rate_limits: BTreeMap<String, RateLimit>,
 }
@@ -77,6 +81,7 @@ impl Default for File {
             circuit_breaker: CircuitBreaker::default(),
             quota_alerts: QuotaAlerts::default(),
             capacity_tracking: CapacityTracking::default(),
+            organizations: BTreeMap::new(),
             rate_limits: BTreeMap::new(),
         }
     }
@@ -131,6 +136,9 @@ pub(super) struct Subscription {
     /// The entry of `rateLimits` that holds for it.
     #[schemars(regex(pattern = NAME))]
     pub(super) tier: Option<String>,
+    /// The organisation it belongs to: only keys with the same `organizationId` may use it.
+    #[schemars(regex(pattern = NAME))]
+    pub(super) organization_id: Option<String>,
     /// Added to the environment of its CLI processes.
     #[serde(default)]
     pub(super) env: BTreeMap<String, String>,
@@ -300,6 +308,10 @@ pub(super) struct Server {
     /// Connections at the same time.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) max_connections: u32,
+    /// Requests that a client key may send in a minute unless it says otherwise; without keys, that each address may
+    /// send. There is no limit when left out.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) requests_per_minute: Option<u32>,
     /// Where requests wait while every subscription is busy.
     pub(super) queue: Queue,
 }
@@ -313,6 +325,7 @@ impl Default for Server {
             drain_timeout: Span::text("30s"),
             header_read_timeout: Span::text("10s"),
             max_connections: 1024,
+            requests_per_minute: None,
             queue: Queue::default(),
         }
     }
@@ -352,9 +365,51 @@ pub(super) struct ClientKey {
     #[serde(default)]
     #[schemars(with = "Vec<Name>", length(min = 1))]
     pub(super) models: Option<Vec<Option<String>>>,
-    /// Whether it may see and steer the pool.
+    /// Whether it may see and steer the pool, too: short for both `scopes`.
     #[serde(default)]
     pub(super) admin: bool,
+    /// What it is for; `chat` when left out.
+    #[serde(default)]
+    #[schemars(with = "Vec<Scope>", length(min = 1))]
+    pub(super) scopes: Option<Vec<Option<Scope>>>,
+    /// The organisation on whose behalf it asks: it may use that one's subscriptions, and no others.
+    #[schemars(regex(pattern = NAME))]
+    pub(super) organization_id: Option<String>,
+    /// The ids of the subscriptions it may use; all of its organisation when left out.
+    #[serde(default)]
+    #[schemars(with = "Vec<Name>", length(min = 1))]
+    pub(super) subscriptions: Option<Vec<Option<String>>>,
+    /// Requests it may send in a minute, where it differs from `server.requestsPerMinute`.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) requests_per_minute: Option<u32>,
+    /// US dollars that it may spend in any seven days.
+    #[schemars(range(max = 1_000_000_000), extend("exclusiveMinimum" = 0))]
+    pub(super) weekly_budget: Option<f64>,
+    /// The highest priority of its requests; a higher one counts as this.
+    pub(super) max_priority: Option<Priority>,
+    /// When it stops opening anything, for example `2027-01-01T00:00:00Z`.
+    pub(super) expires_at: Option<String>,
+}
+
+/// What an organisation decides for itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Organization {
+    /// How one of its subscriptions is chosen, where it differs from the pool's way.
+    pub(super) account_selection: Option<OrganizationSelection>,
+}
+
+/// How one of an organisation's subscriptions is chosen.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct OrganizationSelection {
+    /// What decides.
+    #[schemars(required)]
+    pub(super) strategy: Option<Strategy>,
+    /// What decides where the strategy sees no difference, in this order.
+    #[serde(default, deserialize_with = "without_holes")]
+    #[schemars(length(max = 2))]
+    pub(super) fallback_strategies: Vec<Strategy>,
 }
 
 /// When a failing subscription is left alone.

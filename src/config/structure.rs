@@ -260,7 +260,7 @@ mod tests {
             "subscriptions": [{
                 "id": "a", "email": "a@b.c", "type": "claude-pro", "configDir": "~/.claude", "weeklyBudget": 1.5,
                 "maxClients": 1, "maxConcurrent": 2, "enabled": true, "priority": "low", "tier": "t",
-                "env": {"A": "b"}, "oauthTokenEnv": "T"
+                "organizationId": "o", "env": {"A": "b"}, "oauthTokenEnv": "T"
             }],
             "maxClientsPerSubscription": 1, "weeklyBudgetThreshold": 0.5, "fallbackWhenExhausted": false,
             "rebalancing": {
@@ -277,10 +277,15 @@ mod tests {
             },
             "server": {
                 "listen": "l", "corsOrigins": ["o"], "maxBodyBytes": 1024, "drainTimeout": 0, "headerReadTimeout": 1,
-                "maxConnections": 1,
+                "maxConnections": 1, "requestsPerMinute": 60,
                 "queue": {"maxWaiting": 0, "timeout": "30s"}
             },
-            "clientKeys": [{"name": "n", "sha256": "0".repeat(64), "env": "E", "models": ["m"], "admin": true}],
+            "clientKeys": [{
+                "name": "n", "sha256": "0".repeat(64), "env": "E", "models": ["m"], "admin": true, "scopes": ["chat"],
+                "organizationId": "o", "subscriptions": ["a"], "requestsPerMinute": 60, "weeklyBudget": 1.5,
+                "maxPriority": "normal", "expiresAt": "2027-01-01T00:00:00Z"
+            }],
+            "organizations": {"o": {"accountSelection": {"strategy": "random", "fallbackStrategies": ["pace"]}}},
             "accountSelection": {
                 "strategy": "pace", "fallbackStrategies": ["random"], "retryOnFailure": true, "maxRetries": 1
             },

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::units::MicroUsd;
+use crate::units::{MicroUsd, Timestamp};
 
 /// A home directory with three CLI profiles and room for a file.
 struct Home {
@@ -382,7 +382,8 @@ fn client_keys_come_as_digest_or_by_variable_and_differ() {
     ]});
     let config = home.load(&file).unwrap();
     assert_eq!(config.client_keys[0].models.as_deref(), Some(&["sonnet".to_owned()][..]));
-    assert!(config.client_keys[0].admin && !config.client_keys[1].admin);
+    assert_eq!(config.client_keys[0].scopes, [Scope::Chat, Scope::Admin]);
+    assert_eq!(config.client_keys[1].scopes, [Scope::Chat]);
     assert_eq!(config.warnings.len(), 1);
     assert!(config.warnings[0].to_string().starts_with("clientKeys[1].env: "));
 
@@ -411,6 +412,54 @@ fn client_keys_come_as_digest_or_by_variable_and_differ() {
              holds it",
         ]
     );
+}
+
+#[test]
+fn client_keys_may_have_narrower_rights() {
+    let home = Home::new();
+    let key = |extra: Value| {
+        let mut key = json!({"name": "k", "sha256": "a".repeat(64)});
+        key.as_object_mut().unwrap().extend(extra.as_object().cloned().unwrap());
+        json!({
+            "organizations": {"acme": {"accountSelection": {"strategy": "least_loaded"}}, "plain": {}},
+            "clientKeys": [key, {"name": "k", "sha256": "b".repeat(64), "organizationId": "plain"}],
+        })
+    };
+    let full = json!({
+        "scopes": ["admin", "chat", "admin"], "organizationId": "acme", "subscriptions": ["default"],
+        "requestsPerMinute": 60, "weeklyBudget": 12.5, "maxPriority": "low", "expiresAt": "2030-01-01T00:00:00Z",
+    });
+    let config = home.load(&key(full)).unwrap();
+    let first = &config.client_keys[0];
+    assert_eq!(first.scopes, [Scope::Chat, Scope::Admin]);
+    assert_eq!((first.organization.as_deref(), first.requests_per_minute), (Some("acme"), Some(60)));
+    assert_eq!((first.weekly_budget, first.max_priority), (Some(MicroUsd::from_usd(12.5)), Priority::Low));
+    assert_eq!(first.expires_at, Timestamp::parse_rfc3339("2030-01-01T00:00:00Z"));
+    assert_eq!(config.client_keys[1].max_priority, Priority::High);
+    assert_eq!(config.organizations.keys().collect::<Vec<_>>(), ["acme"], "the other decides nothing");
+    // A subscription that is registered later may be meant; a key that is over may stay.
+    let warned = home.load(&key(json!({"subscriptions": ["later"], "expiresAt": "2020-01-01T00:00:00Z"}))).unwrap();
+    assert_eq!(warned.warnings.len(), 2, "{:?}", warned.warnings);
+
+    let bad = json!({
+        "admin": true, "scopes": ["chat"], "weeklyBudget": 0.000_000_1, "expiresAt": "tomorrow",
+    });
+    let problems = home.problems(&key(bad));
+    assert_eq!(
+        problems,
+        [
+            "clientKeys[0].admin: is short for both `scopes`, which stand here as well; keep one",
+            "clientKeys[0].expiresAt: must be an instant, for example `2027-01-01T00:00:00Z`",
+            "clientKeys[0].weeklyBudget: must be at least 0.000001",
+        ]
+    );
+    let problems = home.problems(&json!({"organizations": {"a b": {}}}));
+    assert_eq!(
+        problems,
+        ["organizations[\"a b\"]: must be a name of letters, digits, `.`, `_` and `-`, at most 64 of them"]
+    );
+    let problems = home.problems(&key(json!({"scopes": ["root"], "maxPriority": "urgent", "requestsPerMinute": 0})));
+    assert_eq!(problems.len(), 3, "{problems:?}");
 }
 
 #[test]

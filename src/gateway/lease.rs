@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
 
+use super::clients::Spending;
 use super::queue::Queue;
 use crate::conversation::LimitReport;
 use crate::pool::{Ask, Decision, Effect, LeaseId, Outcome, Pool, Refusal, Spent};
@@ -50,6 +51,7 @@ impl SharedPool {
             subscription: grant.subscription,
             decision: grant.decision,
             spent: Spent::default(),
+            spending: Spending::default(),
         })
     }
 
@@ -106,6 +108,8 @@ pub(super) struct Lease {
     pub(super) decision: Arc<Decision>,
     /// What has been used so far; counted however the lease ends.
     pub(super) spent: Spent,
+    /// The client's account, on which that is booked.
+    pub(super) spending: Spending,
 }
 
 impl Lease {
@@ -122,6 +126,7 @@ impl Lease {
     fn end(&mut self, outcome: Outcome) {
         if let Some(id) = self.id.take() {
             let spent = self.spent;
+            self.spending.book(clock::now(), spent.cost);
             self.pool.with(|pool, now| ((), pool.finish(now, id, outcome, spent)));
         }
     }

@@ -4,6 +4,7 @@
 //! be tested without any of it.
 
 mod attempt;
+mod clients;
 mod lease;
 mod operate;
 mod pooled;
@@ -19,6 +20,7 @@ use futures_util::stream::BoxStream;
 use serde::Serialize;
 use serde_json::Value;
 
+pub use clients::{ClientRules, Clients};
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
@@ -117,6 +119,14 @@ pub enum GatewayError {
         /// The cause that decides the client's error.
         reason: RefusalReason,
         /// How long until the pool knows of a change for the better.
+        retry_after: Option<Duration>,
+        /// For the client.
+        message: String,
+    },
+    /// The client has spent what it may.
+    #[error("{message}")]
+    ClientBudget {
+        /// How long until it may spend again.
         retry_after: Option<Duration>,
         /// For the client.
         message: String,

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::attempt::Attempt;
+use super::clients::Clients;
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
 use super::{
@@ -29,7 +30,7 @@ use crate::conversation::{Block, Catalog, Event, Usage};
 use crate::pool::{Ask, Pool, Refusal, RefusalReason, SessionKey};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
-use crate::units::Timestamp;
+use crate::units::{MicroUsd, Timestamp};
 
 /// Output tokens that a request is assumed to produce when it names no limit, for the reservation.
 const ASSUMED_OUTPUT_TOKENS: u64 = 500;
@@ -55,6 +56,7 @@ pub struct PooledGateway(Arc<Shared>);
 
 struct Shared {
     pool: SharedPool,
+    clients: Clients,
     backends: ArcSwap<Backends>,
     /// Those before the last change: somebody may just have been given a subscription that is gone by now.
     retired: ArcSwap<Backends>,
@@ -84,6 +86,7 @@ impl PooledGateway {
     ) -> Self {
         Self(Arc::new(Shared {
             pool,
+            clients: Clients::default(),
             backends: ArcSwap::from_pointee(backends),
             retired: ArcSwap::default(),
             catalog: ArcSwap::from_pointee(catalog),
@@ -146,9 +149,15 @@ impl PooledGateway {
         self.0.draining.load(Ordering::Acquire)
     }
 
+    /// What each client may use of the pool.
+    pub fn clients(&self) -> &Clients {
+        &self.0.clients
+    }
+
     /// Tries subscriptions until one begins to answer. The answer has to be over by `deadline`, but for the time that the
     /// request waits in the queue.
     pub(super) async fn begin(&self, call: &Call, mut deadline: Instant) -> Result<Answer, GatewayError> {
+        let spending = self.0.clients.admit(clock::now(), &call.client, estimated_cost(call))?;
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
         let settings = **self.0.settings.load();
@@ -156,7 +165,7 @@ impl PooledGateway {
         let mut queue = settings.queue;
         for attempt in 0..settings.max_attempts.max(1) {
             let timeout = queue.timeout;
-            let lease = match self.lease(call, &tried, last.as_ref(), attempt, &mut queue).await {
+            let mut lease = match self.lease(call, &tried, last.as_ref(), attempt, &mut queue).await {
                 Ok(lease) => {
                     deadline += timeout.saturating_sub(queue.timeout);
                     lease
@@ -164,6 +173,7 @@ impl PooledGateway {
                 Err(Unserved::Refused(refusal)) => return Err(refused(&refusal, last)),
                 Err(Unserved::Closed) => return Err(GatewayError::ShuttingDown),
             };
+            lease.spending = spending.clone();
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
             info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
@@ -200,7 +210,7 @@ impl PooledGateway {
     /// The client's error when every attempt ended at a subscription that cannot serve. When to come back depends on
     /// all of the pool: what the last one said is about itself.
     fn out_of_attempts(&self, call: &Call, tried: &[Arc<str>], last: Failure) -> GatewayError {
-        match self.0.pool.acquire(&ask(call, tried)) {
+        match self.0.pool.acquire(&self.ask(call, tried)) {
             Err(refusal) => refused(&refusal, Some(last)),
             // Somebody else can: the next request goes there.
             Ok(_) => GatewayError::Refused {
@@ -223,13 +233,13 @@ impl PooledGateway {
     ) -> Result<Lease, Unserved> {
         let passing = last.is_some_and(|failure| matches!(failure.fault(), Fault::Provider | Fault::Backend));
         if !passing {
-            return self.wait(&ask(call, tried), queue).await;
+            return self.wait(&self.ask(call, tried), queue).await;
         }
-        if let Ok(lease) = self.0.pool.acquire(&ask(call, tried)) {
+        if let Ok(lease) = self.0.pool.acquire(&self.ask(call, tried)) {
             return Ok(lease);
         }
         tokio::time::sleep(BACK_OFF * 2_u32.pow(attempt.min(6))).await;
-        self.wait(&ask(call, &[]), queue).await
+        self.wait(&self.ask(call, &[]), queue).await
     }
 
     /// A lease, now or after a wait in the queue. Takes the time waited off the queue's timeout.
@@ -247,6 +257,11 @@ impl PooledGateway {
                 outcome
             }
         }
+    }
+
+    /// What the pool is asked on behalf of a call's client.
+    fn ask<'a>(&self, call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
+        Ask { only: self.0.clients.only(&call.client), ..ask(call, exclude) }
     }
 
     fn backend(&self, subscription: &str) -> Option<Arc<dyn Backend>> {
@@ -322,7 +337,8 @@ fn too_late() -> Failure {
 }
 
 impl Gateway for PooledGateway {
-    fn chat(&self, call: Call) -> BoxFuture<'_, Result<Answer, GatewayError>> {
+    fn chat(&self, mut call: Call) -> BoxFuture<'_, Result<Answer, GatewayError>> {
+        call.priority = self.0.clients.priority(&call.client, call.priority);
         Box::pin(async move {
             if self.is_draining() {
                 return Err(GatewayError::ShuttingDown);
@@ -399,17 +415,22 @@ impl Gateway for PooledGateway {
 
 fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
     let request = &call.request;
-    let input = request.estimated_tokens();
-    let output = request.options.max_tokens.map_or(ASSUMED_OUTPUT_TOKENS, u64::from).min(ASSUMED_OUTPUT_TOKENS);
-    let estimate = Usage { input, output, ..Usage::default() };
     Ask {
         session: session_key(call),
         family: request.model.family,
-        estimated_cost: request.model.price.cost(&estimate),
-        estimated_tokens: input,
+        estimated_cost: estimated_cost(call),
+        estimated_tokens: request.estimated_tokens(),
         priority: call.priority,
         exclude,
+        only: None,
     }
+}
+
+/// What a request will cost, as far as can be told beforehand.
+fn estimated_cost(call: &Call) -> MicroUsd {
+    let request = &call.request;
+    let output = request.options.max_tokens.map_or(ASSUMED_OUTPUT_TOKENS, u64::from).min(ASSUMED_OUTPUT_TOKENS);
+    request.model.price.cost(&Usage { input: request.estimated_tokens(), output, ..Usage::default() })
 }
 
 /// The client's own session id under its own key, so that two clients cannot share a session by accident; else a

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::lease::{Lease, SharedPool};
 use crate::conversation::Family;
-use crate::pool::{Ask, Cause, Priority, Refusal, RefusalReason};
+use crate::pool::{Ask, Cause, Only, Priority, Refusal, RefusalReason};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
 use crate::units::Timestamp;
@@ -25,6 +25,8 @@ use crate::units::Timestamp;
 /// Requests that are tried in vain when a place is free. What one cannot use another may (its session has a slot, its
 /// model is not limited), but every try takes the pool's lock and leaves a decision behind.
 const MOST_VAIN_TRIES: usize = 4;
+/// Different rights whose requests are tried in vain when a place is free.
+const MOST_VAIN_RIGHTS: usize = 16;
 
 /// How often the time is looked at while somebody waits. Known recoveries are met to the millisecond.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -212,15 +214,18 @@ impl SharedPool {
         // A lease that nobody takes must not end under the lock, because its end leads here again.
         let mut unclaimed = Vec::new();
         let mut state = self.queue().lock();
-        let mut vain = 0;
+        // By rights: those who may use other subscriptions are not kept waiting by those who may not.
+        let mut vain: Vec<(Option<Arc<Only>>, usize)> = Vec::new();
         let mut closed: Vec<Family> = Vec::new();
         'all: for line in 0..state.lines.len() {
             let mut index = 0;
             while let Some(waiter) = state.lines[line].get(index) {
-                if vain == MOST_VAIN_TRIES {
+                if vain.len() > MOST_VAIN_RIGHTS {
                     break 'all;
                 }
-                if closed.contains(&waiter.ask.family) {
+                let tried = vain.iter().position(|(only, _)| *only == waiter.ask.only);
+                let is_hopeless = tried.is_some_and(|tried| vain[tried].1 == MOST_VAIN_TRIES);
+                if is_hopeless || closed.contains(&waiter.ask.family) {
                     index += 1;
                     continue;
                 }
@@ -231,7 +236,10 @@ impl SharedPool {
                     if is_for_all(refusal) {
                         closed.push(waiter.ask.family);
                     }
-                    vain += 1;
+                    match tried {
+                        Some(tried) => vain[tried].1 += 1,
+                        None => vain.push((waiter.ask.only.clone(), 1)),
+                    }
                     index += 1;
                     continue;
                 }
@@ -261,9 +269,12 @@ fn ends_by(refusal: &Refusal, until: Timestamp, at_any_moment: bool) -> bool {
 /// earlier tries.
 fn is_for_all(refusal: &Refusal) -> bool {
     refusal.decision.excluded.iter().all(|excluded| match excluded.cause {
-        Cause::SlotsFull | Cause::BudgetSpent | Cause::BudgetReserved | Cause::CapacityFull | Cause::AlreadyTried => {
-            false
-        }
+        Cause::SlotsFull
+        | Cause::BudgetSpent
+        | Cause::BudgetReserved
+        | Cause::CapacityFull
+        | Cause::AlreadyTried
+        | Cause::NotAllowed => false,
         Cause::Disabled
         | Cause::Removed
         | Cause::Unauthenticated

@@ -8,10 +8,11 @@ use crate::units::{MicroUsd, Timestamp};
 use super::command::{Ask, Effect, Grant, LeaseId, Priority, Refusal, RefusalReason, Strategy};
 use super::explain::{CAUSES, Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason};
 use super::lease::Lease;
+use super::only::ruled_out;
 use super::select::{Need, Place};
 use super::session::{Age, Ages, Kind, Session, SessionId};
 use super::session_table::SessionRef;
-use super::subscription::{STICKY_SHARE, Subscription};
+use super::subscription::STICKY_SHARE;
 use super::{Pool, Settings};
 
 /// Candidates that a decision of a large pool shows.
@@ -121,17 +122,21 @@ impl Pool {
                 let spent = member.budget_spent(now, &figures, STICKY_SHARE);
                 spent.then(|| member.budget_exclusion(now, &figures, STICKY_SHARE)).flatten()
             })
-            .or_else(|| already_tried(member, ask))
+            .or_else(|| ruled_out(member, ask))
             .or_else(|| member.reserve_exclusion(now, &figures, STICKY_SHARE))
             .or_else(|| member.congestion(now, &figures, self.explicit_sessions(home), soft))
     }
 
     /// The best subscription for a request that is not bound to one.
     fn pick(&mut self, now: Timestamp, ask: &Ask<'_>) -> Option<Pick> {
+        if let Some(members) = self.named_members(ask) {
+            let (at, gives_way) = self.best_of(now, ask, &members)?;
+            return Some(Pick { at, gives_way });
+        }
         let need = Need::from(ask);
         // Lots lie on a ring: beginning anywhere on it gives everybody the same chance.
         let from = (self.strategies[0] == Strategy::Random).then(|| self.lots.draw());
-        let untried = |at: u32| already_tried(self.member(at), ask).is_none();
+        let untried = |at: u32| ruled_out(self.member(at), ask).is_none();
         if let Some(at) = self.index.best(need, from, untried) {
             return Some(Pick { at, gives_way: false });
         }
@@ -197,12 +202,17 @@ impl Pool {
         Refusal { reason, retry_at, decision }
     }
 
-    /// Why a subscription did not take this very request. That it was tried says more than that it is busy.
+    /// Why a subscription did not take this very request. That it was tried says more than that it is busy; how one fares
+    /// that the request may not use is none of its business.
     fn refusal_cause(&self, now: Timestamp, ask: &Ask<'_>, at: u32) -> Option<Exclusion> {
+        let ruled_out = ruled_out(self.member(at), ask);
+        if ruled_out.is_some_and(|exclusion| exclusion.cause == Cause::NotAllowed) {
+            return ruled_out;
+        }
         let exclusion = self.exclusion(now, ask, at);
         match exclusion.filter(|exclusion| !exclusion.cause.is_busy()) {
             Some(lasting) => Some(lasting),
-            None => already_tried(self.member(at), ask).or(exclusion),
+            None => ruled_out.or(exclusion),
         }
     }
 
@@ -248,8 +258,9 @@ impl Pool {
         } else if self.order.len() <= SMALL_POOL {
             self.all_candidates(now, ask)
         } else {
-            let first = self.index.first(ask.into(), CANDIDATES_SHOWN);
-            first.into_iter().map(|at| self.candidate(at, already_tried(self.member(at), ask))).collect()
+            let mut first = self.named_members(ask).unwrap_or_else(|| self.index.first(ask.into(), CANDIDATES_SHOWN));
+            first.truncate(CANDIDATES_SHOWN);
+            first.into_iter().map(|at| self.candidate(at, ruled_out(self.member(at), ask))).collect()
         };
         Arc::new(Decision {
             at: now,
@@ -269,7 +280,7 @@ impl Pool {
             .iter()
             .map(|&at| match self.member(at).place {
                 Some(place @ Place::Ready(_, rank)) if place.is_ready_for(ask.into()) => {
-                    (Some(rank), at, already_tried(self.member(at), ask))
+                    (Some(rank), at, ruled_out(self.member(at), ask))
                 }
                 _ => (None, at, self.refusal_cause(now, ask, at)),
             })
@@ -298,11 +309,6 @@ impl Settings {
         let idle_after = self.session_idle_after.min(self.session_stale_after);
         Ages { idle_after: idle_after.max(Duration::from_millis(1)), stale_after: self.session_stale_after }
     }
-}
-
-fn already_tried(member: &Subscription, ask: &Ask<'_>) -> Option<Exclusion> {
-    let tried = ask.exclude.contains(&member.settings.id);
-    tried.then(|| Exclusion::new(Cause::AlreadyTried, None, None))
 }
 
 fn excluded_counts(counts: &[u32; CAUSES]) -> Vec<ExcludedCount> {

@@ -1,5 +1,6 @@
 //! What the pool is asked, and what it answers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde::Serialize;
 use crate::conversation::{Family, LimitReport, Usage};
 use crate::units::{MicroUsd, Timestamp};
 
-use super::{CapacityLimits, Decision};
+use super::{CapacityLimits, Decision, Only};
 
 /// Names one lease; never used twice in a process's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -40,6 +41,8 @@ pub struct Ask<'a> {
     pub priority: Priority,
     /// Subscriptions that this request has already tried.
     pub exclude: &'a [Arc<str>],
+    /// Which subscriptions it may use at all; `None` is all.
+    pub only: Option<Arc<Only>>,
 }
 
 /// The right to run one request on one subscription.
@@ -215,6 +218,8 @@ pub struct Settings {
     pub weekly_budget_threshold: f64,
     /// How a subscription is chosen for a new session.
     pub selection: SelectionSettings,
+    /// The same for requests of an organisation that decides otherwise, by its id. The seed is the pool's.
+    pub organizations: HashMap<Arc<str>, SelectionSettings>,
     /// The rebalancer's rules.
     pub rebalancing: RebalanceSettings,
     /// The breaker's rules.
@@ -233,6 +238,7 @@ impl Default for Settings {
             max_clients: 15,
             weekly_budget_threshold: 0.85,
             selection: SelectionSettings::default(),
+            organizations: HashMap::new(),
             rebalancing: RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_micros(5_000_000), max_moves: 3 },
             breaker: BreakerSettings {
                 failure_threshold: 5,
@@ -264,6 +270,8 @@ pub struct SubscriptionSettings {
     pub enabled: bool,
     /// How much of the owner's reserve the pool may use.
     pub priority: Priority,
+    /// The organisation it belongs to, if any: only requests on that organisation's behalf may use it.
+    pub organization: Option<Arc<str>>,
     /// What it may use in a minute and in a day.
     pub capacity: CapacityLimits,
 }

@@ -96,10 +96,12 @@ pub enum Cause {
     SlotsFull,
     /// This very request failed on it before.
     AlreadyTried,
+    /// Whoever sent the request may not use it.
+    NotAllowed,
 }
 
 /// How many causes there are.
-pub(super) const CAUSES: usize = 15;
+pub(super) const CAUSES: usize = 16;
 
 impl Cause {
     pub(super) const ALL: [Self; CAUSES] = [
@@ -118,6 +120,7 @@ impl Cause {
         Self::CapacityFull,
         Self::SlotsFull,
         Self::AlreadyTried,
+        Self::NotAllowed,
     ];
 
     pub(super) const fn index(self) -> usize {
@@ -127,7 +130,7 @@ impl Cause {
     /// Whose word it is.
     pub const fn source(self) -> Source {
         match self {
-            Self::Disabled | Self::Removed => Source::Configuration,
+            Self::Disabled | Self::Removed | Self::NotAllowed => Source::Configuration,
             Self::Unauthenticated | Self::ProviderLimit | Self::FamilyLimit | Self::Throttled => Source::Provider,
             Self::BudgetSpent | Self::BudgetReserved => Source::Account,
             Self::BreakerOpen
@@ -170,6 +173,7 @@ impl Cause {
             Self::CapacityFull => "at its limit of requests, tokens or cost in a minute or a day",
             Self::SlotsFull => "all client slots held by sessions in use",
             Self::AlreadyTried => "already tried by this request",
+            Self::NotAllowed => "not open to this client",
         }
     }
 }

@@ -16,6 +16,7 @@ mod health;
 mod learn;
 mod lease;
 mod limits;
+mod only;
 mod ramp;
 mod rebalance;
 mod select;
@@ -42,6 +43,7 @@ pub use capacity::CapacityLimits;
 pub use command::*;
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
+pub use only::{Only, Realm};
 pub use snapshot::{
     BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, UsageView,
     WindowView,
@@ -68,6 +70,8 @@ pub struct Pool {
     /// The places in the order of the configuration, then those that are being drained.
     order: Vec<u32>,
     by_id: HashMap<Arc<str>, u32>,
+    /// The places of each organisation's members, in the order of the configuration.
+    by_organization: HashMap<Arc<str>, Vec<u32>>,
     sessions: Sessions,
     leases: Leases,
     strategies: [Strategy; STRATEGIES],
@@ -93,6 +97,7 @@ impl Pool {
             vacant: Vec::new(),
             order: Vec::new(),
             by_id: HashMap::new(),
+            by_organization: HashMap::new(),
             sessions: Sessions::default(),
             leases: Leases::default(),
             strategies: [Strategy::Health; STRATEGIES],

@@ -1,5 +1,7 @@
 //! Evening out the blocks: idle sessions move from the dearest subscription to the cheapest.
 
+use std::collections::BTreeSet;
+
 use crate::units::Timestamp;
 
 use super::Pool;
@@ -26,14 +28,18 @@ impl Pool {
     fn unequal_pair(&self, now: Timestamp) -> Option<(u32, u32)> {
         let gap = self.settings.rebalancing.cost_gap;
         let is_ready = |at: u32| matches!(self.member(at).place, Some(Place::Ready(..)));
-        let &(low, cheapest) = self.blocks.iter().find(|(_, at)| is_ready(*at))?;
-        let &(_, dearest) = self
-            .blocks
-            .iter()
-            .rev()
-            .take_while(|(cost, _)| *cost > low && *cost - low >= gap)
-            .find(|(_, at)| *at != cheapest && self.idle_sessions(*at, now).next().is_some())?;
-        Some((dearest, cheapest))
+        let owner = |at: u32| &self.member(at).settings.organization;
+        let cheap = self.blocks.iter().filter(|(_, at)| is_ready(*at));
+        // The cheapest of all, unless organisations are kept apart: then the cheapest of each.
+        let mut seen = BTreeSet::new();
+        let cheapest_of_each = cheap.filter(|(_, at)| seen.insert(owner(*at)));
+        let most = if self.by_organization.is_empty() { 1 } else { usize::MAX };
+        cheapest_of_each.take(most).find_map(|&(low, cheapest)| {
+            let dear = self.blocks.iter().rev().take_while(|(cost, _)| *cost > low && *cost - low >= gap);
+            let mut alike = dear.filter(|(_, at)| *at != cheapest && owner(*at) == owner(cheapest));
+            let (_, dearest) = alike.find(|(_, at)| self.idle_sessions(*at, now).next().is_some())?;
+            Some((*dearest, cheapest))
+        })
     }
 
     fn move_idle(&mut self, now: Timestamp, from: u32, to: u32) {

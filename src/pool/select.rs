@@ -64,6 +64,16 @@ pub(super) enum Place {
 }
 
 impl Place {
+    /// Since when its longest unused session has been so, if that session is idle and can give way to such a request.
+    pub(super) fn idle_for(&self, need: Need, idle_since: Timestamp) -> Option<(Timestamp, u32)> {
+        match *self {
+            Self::Full(openness, unused_since, at) if openness.admits(need) && unused_since <= idle_since => {
+                Some((unused_since, at))
+            }
+            Self::Full(..) | Self::Ready(..) => None,
+        }
+    }
+
     /// Whether a new session of this kind of request can go there at once.
     pub(super) fn is_ready_for(&self, need: Need) -> bool {
         matches!(self, Self::Ready(openness, _) if openness.admits(need))

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::units::{MicroUsd, Timestamp};
 
 use super::Pool;
-use super::command::{Effect, Priority, SelectionSettings, SessionKey, Settings, Strategy, SubscriptionSettings};
+use super::command::{Effect, Priority, SessionKey, Settings, Strategy, SubscriptionSettings};
 use super::explain::Cause;
+use super::only::strategies;
 use super::select::{Openness, Place, Rank};
 use super::session::{Kind, SessionId};
 use super::session_table::SessionRef;
@@ -53,18 +54,25 @@ impl Pool {
             }
         }
         self.order = order;
+        self.sort_by_organization();
         for index in 0..self.order.len() {
             self.refresh(self.order[index], now);
         }
         self.take_effects()
     }
 
+    fn sort_by_organization(&mut self) {
+        self.by_organization.clear();
+        for &at in &self.order {
+            if let Some(organization) = &self.subscriptions[at as usize].settings.organization {
+                self.by_organization.entry(organization.clone()).or_default().push(at);
+            }
+        }
+    }
+
     fn choose_strategies(&mut self) {
-        let SelectionSettings { strategy, fallbacks: [second, third], seed } = self.settings.selection;
-        // A strategy that is named twice sees no difference the second time.
-        let second = second.unwrap_or(strategy);
-        self.strategies = [strategy, second, third.unwrap_or(second)];
-        self.lots = Lots::new(seed);
+        self.strategies = strategies(&self.settings.selection);
+        self.lots = Lots::new(self.settings.selection.seed);
     }
 
     /// Adds a member, or changes the one with the same id.
@@ -98,7 +106,7 @@ impl Pool {
     /// Gives up the places of members that were removed and have nothing left: no lease, no session, no use that
     /// would count if they came back.
     fn vacate_drained(&mut self) {
-        let Self { subscriptions, sessions, by_id, vacant, excluded, blocks, .. } = self;
+        let Self { subscriptions, sessions, by_id, by_organization, vacant, excluded, blocks, .. } = self;
         self.order.retain(|&at| {
             let member = &mut subscriptions[at as usize];
             let sessions = sessions.count_at(at, Kind::Explicit) + sessions.count_at(at, Kind::Fingerprint);
@@ -109,6 +117,11 @@ impl Pool {
                 member.scheduled = None;
                 if let Some(cause) = member.counted.take() {
                     excluded[cause.index()] -= 1;
+                }
+                if let Some(organization) = &member.settings.organization
+                    && let Some(members) = by_organization.get_mut(organization)
+                {
+                    members.retain(|other| *other != at);
                 }
                 vacant.push(at);
             }
@@ -239,9 +252,10 @@ impl Pool {
         (place, congestion.or(reserve))
     }
 
-    fn rank(&self, at: u32, now: Timestamp, figures: &Figures) -> Rank {
+    /// What strategies look at.
+    pub(super) fn qualities(&self, at: u32, now: Timestamp, figures: &Figures) -> Qualities {
         let member = self.member(at);
-        let qualities = Qualities {
+        Qualities {
             health: member.health.unclamped(),
             clients: (member.clients(self.explicit_sessions(at)), member.max_clients),
             in_flight: (member.in_flight, member.settings.max_concurrent),
@@ -252,9 +266,13 @@ impl Pool {
             week_share: member.week_use(now, figures).share(),
             week_reset: member.usage.week_reset_after(now),
             block_share: member.block_percent(now, figures) / 100.0,
-        };
+        }
+    }
+
+    fn rank(&self, at: u32, now: Timestamp, figures: &Figures) -> Rank {
+        let member = self.member(at);
         Rank {
-            preference: preference(self.strategies, &qualities, now),
+            preference: preference(self.strategies, &self.qualities(at, now, figures), now),
             in_flight: member.in_flight,
             last_granted: member.last_granted,
             position: member.position,

@@ -8,41 +8,51 @@ use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::{ClientKey, Settings};
 use crate::api::Denial;
+use crate::units::Timestamp;
 
 /// Who is calling.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     /// The key's name; `anonymous` without keys.
     pub(super) name: Arc<str>,
-    /// See [`ClientKey::models`].
-    pub(super) models: Option<Arc<[String]>>,
-    /// Whether the key opens the operator's views.
-    pub(super) admin: bool,
+    /// The key's rights; `None` where there are no keys, or none was needed.
+    pub(super) key: Option<ClientKey>,
 }
 
 impl Client {
     /// Somebody without a key.
     pub(super) fn anonymous() -> Self {
-        Self { name: "anonymous".into(), models: None, admin: false }
+        Self { name: "anonymous".into(), key: None }
+    }
+
+    /// Whether it may use what the operator uses, of its organisation at least.
+    pub(super) fn is_admin(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.admin)
+    }
+
+    /// Its organisation; `None` is the house.
+    pub(super) fn organization(&self) -> Option<&Arc<str>> {
+        self.key.as_ref()?.organization.as_ref()
     }
 }
 
 /// Finds the client by the key in the request, under any of the names that OpenAI's, Azure's and Anthropic's clients use.
 ///
 /// Without configured keys everybody is `anonymous`, whatever key they send: OpenAI's clients cannot send none.
-pub(super) fn authenticate(settings: &Settings, headers: &HeaderMap) -> Result<Client, Denial> {
+pub(super) fn authenticate(settings: &Settings, headers: &HeaderMap, now: Timestamp) -> Result<Client, Denial> {
     if settings.client_keys.is_empty() {
         return Ok(Client::anonymous());
     }
-    let mut sent = false;
-    for key in keys(headers) {
-        sent = true;
-        if let Some(known) = find(&settings.client_keys, key) {
-            let ClientKey { name, models, admin, .. } = known;
-            return Ok(Client { name: Arc::clone(name), models: models.clone(), admin: *admin });
+    let mut denial = Denial::MissingKey;
+    for sent in keys(headers) {
+        match find(&settings.client_keys, sent) {
+            Some(key) if key.expires_at.is_some_and(|end| end <= now) => denial = Denial::ExpiredKey,
+            Some(key) => return Ok(Client { name: Arc::clone(&key.name), key: Some(key.clone()) }),
+            None if denial == Denial::MissingKey => denial = Denial::WrongKey,
+            None => {}
         }
     }
-    Err(if sent { Denial::WrongKey } else { Denial::MissingKey })
+    Err(denial)
 }
 
 /// Every key that a request carries.
@@ -84,12 +94,18 @@ mod tests {
         pairs.collect()
     }
 
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
     fn settings(keys: &[&str]) -> Settings {
         let client_keys = keys.iter().map(|key| ClientKey {
             name: format!("name of {key}").into(),
             digest: ClientKey::digest(key.as_bytes()),
             models: None,
+            chat: true,
             admin: *key == "boss",
+            organization: None,
+            requests_per_minute: None,
+            expires_at: (*key == "old").then_some(NOW),
         });
         Settings { client_keys: client_keys.collect(), ..Settings::default() }
     }
@@ -97,7 +113,7 @@ mod tests {
     #[test]
     fn a_key_is_found_under_every_usual_name() {
         let check = |sent: &[(&'static str, &str)], expected: Result<&str, Denial>| {
-            let client = authenticate(&settings(&["one", "two", "boss"]), &headers(sent));
+            let client = authenticate(&settings(&["one", "two", "boss", "old"]), &headers(sent), NOW);
             assert_eq!(client.map(|client| client.name.to_string()), expected.map(str::to_owned), "{sent:?}");
         };
         check(&[("authorization", "Bearer two")], Ok("name of two"));
@@ -106,6 +122,9 @@ mod tests {
         check(&[("api-key", "two")], Ok("name of two"));
         check(&[("authorization", "Bearer sk-unused"), ("x-api-key", "one")], Ok("name of one"));
         check(&[("authorization", "Bearer three")], Err(Denial::WrongKey));
+        check(&[("authorization", "Bearer old")], Err(Denial::ExpiredKey));
+        check(&[("authorization", "Bearer old"), ("x-api-key", "three")], Err(Denial::ExpiredKey));
+        check(&[("authorization", "Bearer old"), ("x-api-key", "one")], Ok("name of one"));
         check(&[("authorization", "Basic b25l")], Err(Denial::MissingKey));
         check(&[("authorization", "Bearer ")], Err(Denial::MissingKey));
         check(&[("authorization", "one")], Err(Denial::MissingKey));
@@ -113,8 +132,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_counts_until_it_expires() {
+        let sent = headers(&[("authorization", "Bearer old")]);
+        let before = Timestamp::from_millis(NOW.as_millis() - 1);
+        assert!(authenticate(&settings(&["old"]), &sent, before).is_ok());
+        assert_eq!(authenticate(&settings(&["old"]), &sent, NOW).err(), Some(Denial::ExpiredKey));
+    }
+
+    #[test]
     fn without_keys_everybody_is_anonymous_and_nobody_the_operator() {
-        let client = authenticate(&settings(&[]), &headers(&[("authorization", "Bearer x")]));
-        assert!(client.is_ok_and(|client| &*client.name == "anonymous" && !client.admin));
+        let client = authenticate(&settings(&[]), &headers(&[("authorization", "Bearer x")]), NOW);
+        assert!(client.is_ok_and(|client| &*client.name == "anonymous" && !client.is_admin()));
     }
 }

@@ -1,7 +1,7 @@
 //! The front door: accepts connections, decides who may come in, finds the dialect, and puts its answer on the wire.
 //!
 //! A request's walk: `accept` (connection, limits) -> `request` (id, span, log line) -> `origin` (browsers) -> `route`
-//! -> `auth` (client key) -> `body` -> [`crate::api`] -> `response` (server-sent events).
+//! -> `auth` (client key) -> `limits` (rate) -> `body` -> [`crate::api`] -> `response` (server-sent events).
 //!
 //! Absent on purpose: TLS (a reverse proxy's work), and any task of its own for a request: a request lives in its
 //! connection's task, so when the client leaves, everything behind the request is dropped.
@@ -10,6 +10,7 @@ mod accept;
 mod activity;
 mod auth;
 mod body;
+mod limits;
 mod origin;
 mod request;
 mod response;
@@ -44,6 +45,7 @@ struct Shared {
     gateway: Arc<dyn Gateway>,
     settings: Arc<ArcSwap<Settings>>,
     routes: route::Routes,
+    limits: limits::Limits,
 }
 
 /// An address that could not be listened on.
@@ -88,7 +90,8 @@ impl Server {
         }
         let max_connections = settings.max_connections.max(listeners.len());
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        let shared = Arc::new(Shared { gateway, settings, routes: route::Routes::new() });
+        let shared =
+            Arc::new(Shared { gateway, settings, routes: route::Routes::new(), limits: limits::Limits::default() });
         Ok(Self { listeners, addresses, shared, max_connections })
     }
 

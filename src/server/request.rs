@@ -14,11 +14,13 @@ use uuid::Uuid;
 
 use super::activity::Activity;
 use super::auth::{self, Client};
+use super::limits::Allowance;
 use super::origin::{self, Cors};
 use super::response::{Exchange, ResponseBody, response};
 use super::route::{Access, Found, Route};
 use super::{Settings, Shared, body};
 use crate::api::{self, Caller, Denial, Reply, openai, ops};
+use crate::runtime::clock;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
@@ -81,13 +83,14 @@ async fn answer(
     cors: &Cors,
     id: &Arc<str>,
 ) -> Reply {
-    let outcome = match admit(settings, peer, parts, found, cors) {
+    let mut allowance = None;
+    let outcome = match admit(shared, settings, peer, parts, found, cors, &mut allowance) {
         Ok(Admitted::Serve(found, client)) => {
             tracing::Span::current().record("client", &*client.name);
             let caller = Caller {
-                is_operator: client.admin || settings.client_keys.is_empty() && is_local_peer(peer, parts),
+                is_operator: is_operator(&client) || settings.client_keys.is_empty() && is_local_peer(peer, parts),
                 client: client.name,
-                models: client.models,
+                models: client.key.and_then(|key| key.models),
                 request_id: Arc::clone(id),
                 session_header: parts.headers.get(SESSION_ID).map(|value| value.as_bytes().to_vec()),
             };
@@ -100,7 +103,11 @@ async fn answer(
     if !matches!(outcome, Err(Denial::SlowBody { .. } | Denial::BrokenBody)) {
         body::discard(body, &parts.headers).await;
     }
-    outcome.unwrap_or_else(|denial| api::deny(parts.uri.path(), denial))
+    let mut reply = outcome.unwrap_or_else(|denial| api::deny(parts.uri.path(), denial));
+    if let Some(allowance) = allowance {
+        allowance.tell(&mut reply.headers);
+    }
+    reply
 }
 
 /// What becomes of a request that is let in.
@@ -111,13 +118,15 @@ enum Admitted {
     Options(Reply),
 }
 
-/// Everything that is decided by the head alone.
+/// Everything that is decided by the head alone. What is left of a rate limit is put into `allowance`.
 fn admit(
+    shared: &Shared,
     settings: &Settings,
     peer: SocketAddr,
     parts: &Parts,
     found: Option<Found>,
     cors: &Cors,
+    allowance: &mut Option<Allowance>,
 ) -> Result<Admitted, Denial> {
     if settings.client_keys.is_empty() {
         origin::check_local(parts, cors)?;
@@ -142,7 +151,18 @@ fn admit(
     }
     let client = match found.route.access() {
         Access::Open => Client::anonymous(),
-        Access::Client => auth::authenticate(settings, &parts.headers)?,
+        Access::Client => {
+            let client = auth::authenticate(settings, &parts.headers, clock::now())?;
+            if client.key.as_ref().is_some_and(|key| !key.chat) {
+                return Err(Denial::Scope { needed: "chat" });
+            }
+            *allowance = shared.limits.count(settings, &client, peer);
+            if let Some(denial) = allowance.as_ref().and_then(Allowance::denial) {
+                tracing::Span::current().record("client", &*client.name);
+                return Err(denial);
+            }
+            client
+        }
         Access::Operator => operator(settings, peer, parts, cors)?,
     };
     Ok(Admitted::Serve(found, client))
@@ -152,8 +172,8 @@ fn admit(
 /// through a proxy or a browser's page, is the operator. Where there are, coming from this machine proves nothing: a proxy
 /// in front of us may not say that it is one.
 fn operator(settings: &Settings, peer: SocketAddr, parts: &Parts, cors: &Cors) -> Result<Client, Denial> {
-    let client = auth::authenticate(settings, &parts.headers);
-    if client.as_ref().is_ok_and(|client| client.admin) {
+    let client = auth::authenticate(settings, &parts.headers, clock::now());
+    if client.as_ref().is_ok_and(is_operator) {
         return client;
     }
     if settings.client_keys.is_empty() && is_local_peer(peer, parts) {
@@ -161,6 +181,11 @@ fn operator(settings: &Settings, peer: SocketAddr, parts: &Parts, cors: &Cors) -
         return Ok(client.unwrap_or_else(|_| Client::anonymous()));
     }
     client.and(Err(Denial::AdminOnly))
+}
+
+/// Whether a key opens what concerns the whole pool. One of an organisation does not.
+fn is_operator(client: &Client) -> bool {
+    client.is_admin() && client.organization().is_none()
 }
 
 /// Whether the request comes from this machine itself, as far as can be told.

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+
+use crate::units::Timestamp;
 
 /// The front door's settings, checked by whoever builds them.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct Settings {
     pub sse_keep_alive: Duration,
     /// Connections at the same time; further ones wait.
     pub max_connections: usize,
+    /// Requests that each client may send in a minute: each key, or where there are no keys each address.
+    pub requests_per_minute: Option<NonZeroU32>,
     /// Who may come in. Empty lets in everybody who can reach the server, as long as no browser brings them.
     pub client_keys: Vec<ClientKey>,
 }
@@ -46,6 +51,7 @@ impl Default for Settings {
             stall_timeout: Duration::from_mins(1),
             sse_keep_alive: Duration::from_secs(15),
             max_connections: 1024,
+            requests_per_minute: None,
             client_keys: Vec::new(),
         }
     }
@@ -60,8 +66,16 @@ pub struct ClientKey {
     pub digest: [u8; 32],
     /// The models it may use, by any of their names; `None` is all.
     pub models: Option<Arc<[String]>>,
-    /// Whether it opens the operator's views.
+    /// Whether it opens what clients use.
+    pub chat: bool,
+    /// Whether it opens what the operator uses, as far as [`ClientKey::organization`] reaches.
     pub admin: bool,
+    /// The organisation on whose behalf it is used. A key without one is the house's own.
+    pub organization: Option<Arc<str>>,
+    /// Requests in a minute; `None` is [`Settings::requests_per_minute`].
+    pub requests_per_minute: Option<NonZeroU32>,
+    /// From when on it opens nothing any more.
+    pub expires_at: Option<Timestamp>,
 }
 
 impl ClientKey {
@@ -77,6 +91,7 @@ impl fmt::Debug for ClientKey {
             .field("name", &self.name)
             .field("models", &self.models)
             .field("admin", &self.admin)
+            .field("organization", &self.organization)
             .finish_non_exhaustive()
     }
 }

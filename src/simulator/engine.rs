@@ -221,6 +221,7 @@ impl<'a> Engine<'a> {
                 estimated_tokens: request.usage.total_input(),
                 priority: Priority::Normal,
                 exclude,
+                only: None,
             },
         );
         let effects = granted.as_ref().map_or(&[][..], |grant| &grant.effects);

@@ -76,6 +76,7 @@ impl Fleet {
             max_concurrent: 10,
             enabled: true,
             priority: Priority::Normal,
+            organization: None,
             capacity: CapacityLimits::default(),
         };
         let defaults = Settings::default();

@@ -141,6 +141,7 @@ pub(super) fn bench_with(
         max_concurrent: 10,
         enabled: true,
         priority: Priority::Normal,
+        organization: None,
         capacity: CapacityLimits::default(),
     };
     let mut settings = Settings {
@@ -148,6 +149,7 @@ pub(super) fn bench_with(
         max_clients: 15,
         weekly_budget_threshold: 0.85,
         selection: SelectionSettings::default(),
+        organizations: HashMap::new(),
         rebalancing: REBALANCING,
         breaker: BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: Duration::from_secs(300) },
         session_idle_after: Duration::from_secs(300),

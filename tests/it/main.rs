@@ -6,6 +6,7 @@ mod alerts;
 mod architecture;
 mod budgets;
 mod claude_cli;
+mod clients;
 mod gateway;
 mod http;
 mod operator;

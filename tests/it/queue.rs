@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use auth_pool::backend::{Backend, Caller, EventStream, Failure, FailureKind};
 use auth_pool::conversation::{Block, Event, Request};
 use auth_pool::gateway::{
-    Answer, Call, Gateway as _, GatewayError, Priority, QueueSettings, RefusalReason, SessionHint, Settings,
+    Answer, Call, ClientRules, Gateway as _, GatewayError, Priority, QueueSettings, RefusalReason, SessionHint,
+    Settings,
 };
+use auth_pool::pool::{Only, Realm};
 use auth_pool::runtime::tasks::Tasks;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
@@ -402,4 +404,33 @@ async fn under_load_with_clients_that_leave_nothing_leaks() {
     until(|| bench.in_flight() == 0).await;
     bench.assert_idle();
     assert!(gate.most.load(Ordering::SeqCst) <= 3);
+}
+
+#[tokio::test]
+async fn those_who_may_use_the_free_place_are_not_kept_waiting_by_those_who_may_not() {
+    let gate = Gate::new();
+    let bench = bench(&gate, 2, queue(100, PATIENT));
+    let bound = |subscription: &str| {
+        let only = Only { subscriptions: Some([subscription.into()].into()), realm: Realm::Every };
+        ClientRules { only: Some(Arc::new(only)), weekly_budget: None, max_priority: Priority::High }
+    };
+    let rules = [("one", bound("sub1")), ("two", bound("sub2"))];
+    bench.gateway.clients().apply(rules.into_iter().map(|(name, rules)| (name.into(), rules)).collect());
+    let by = |client: &str, name: &str| Call { client: client.into(), ..named(name, Priority::Normal) };
+    let first = bench.client(by("one", "first"));
+    let second = bench.client(by("two", "second"));
+    until(|| gate.order().len() == 2).await;
+    let mut waiting = Vec::new();
+    for number in 0..6 {
+        waiting.push(bench.waiting(by("one", &format!("one{number}"))).await);
+    }
+    let last = bench.waiting(by("two", "two")).await;
+    // Who is let go on first is by chance: what counts is that the seventh of the line is served when `sub2` is free.
+    gate.go.add_permits(2);
+    until(|| gate.order().contains(&"two".to_owned())).await;
+    gate.go.add_permits(100);
+    for client in [first, second, last].into_iter().chain(waiting) {
+        assert!(client.await.unwrap().is_ok());
+    }
+    bench.assert_idle();
 }

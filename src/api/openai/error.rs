@@ -54,6 +54,7 @@ pub enum Cause {
     UnsupportedMediaType,
     QuotaSpent,
     UpstreamLimited,
+    RateLimited,
     Busy,
     NoneHealthy,
     ShuttingDown,
@@ -66,7 +67,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, for tests and documentation.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidValue,
         Self::MissingParameter,
         Self::Unsupported,
@@ -81,6 +82,7 @@ impl Cause {
         Self::UnsupportedMediaType,
         Self::QuotaSpent,
         Self::UpstreamLimited,
+        Self::RateLimited,
         Self::Busy,
         Self::NoneHealthy,
         Self::ShuttingDown,
@@ -111,6 +113,7 @@ impl Cause {
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, "unsupported_encoding"),
             Self::QuotaSpent => (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota"),
             Self::UpstreamLimited => (StatusCode::TOO_MANY_REQUESTS, RATE, "upstream_rate_limited"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, RATE, "rate_limit_exceeded"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "capacity_exhausted"),
             Self::NoneHealthy => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "no_healthy_subscription"),
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "shutting_down"),
@@ -200,6 +203,9 @@ impl From<GatewayError> for Error {
                 };
                 Self::new(cause, message).with_retry_after(retry_after)
             }
+            GatewayError::ClientBudget { retry_after, message } => {
+                Self::new(Cause::RateLimited, message).with_retry_after(retry_after)
+            }
             GatewayError::Failed(failure) => failure.into(),
             GatewayError::InvalidOutput { wrong } => Self::new(
                 Cause::InvalidOutput,
@@ -262,6 +268,11 @@ impl From<Failure> for Error {
     }
 }
 
+/// In whole seconds, rounded up, as `Retry-After` says it.
+fn seconds(span: Duration) -> String {
+    format!("{} s", span.as_millis().div_ceil(1000).max(1))
+}
+
 fn until_reset(report: &LimitReport) -> Option<Duration> {
     report.resets_at.map(|reset| reset.since(clock::now()))
 }
@@ -277,6 +288,15 @@ impl From<Denial> for Error {
             Denial::WrongKey => {
                 Self::new(Cause::InvalidKey, "Incorrect API key provided: it is not a client key of this server.")
             }
+            Denial::ExpiredKey => Self::new(Cause::InvalidKey, "The client key has expired."),
+            Denial::Scope { needed } => {
+                Self::new(Cause::NotAllowed, format!("The client key is not for this: it lacks the scope '{needed}'."))
+            }
+            Denial::RateLimited { per_minute, retry_after } => Self::new(
+                Cause::RateLimited,
+                format!("Rate limit reached: {per_minute} requests per minute. Try again in {}.", seconds(retry_after)),
+            )
+            .with_retry_after(Some(retry_after)),
             Denial::AdminOnly => Self::new(
                 Cause::NotAllowed,
                 "This is for the operator: use an admin key, or ask from the same machine.",

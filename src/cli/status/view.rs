@@ -322,6 +322,7 @@ mod tests {
             max_concurrent: 10,
             enabled: id != "off",
             priority: pool::Priority::Normal,
+            organization: None,
             capacity: pool::CapacityLimits::default(),
         };
         let settings = pool::Settings { subscriptions: ["on", "off"].map(member).into(), ..pool::Settings::default() };

@@ -3,6 +3,7 @@
 //! Every check reports and goes on. Where a value is unusable a harmless one takes its place: as soon as there is one
 //! problem, nobody sees the result.
 
+mod client_keys;
 mod notifications;
 mod server;
 mod subscriptions;
@@ -66,9 +67,10 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
         notifications: notifications::check(&file.notifications, context, findings),
         claude,
         server: server::server(&file, context, findings),
-        client_keys: server::client_keys(&file.client_keys, context, findings),
+        client_keys: client_keys::check(&file, context, findings),
         circuit_breaker: circuit_breaker(&file.circuit_breaker, &at("circuitBreaker"), findings),
         capacity_tracking: capacity_tracking(&file.capacity_tracking, &at("capacityTracking"), findings),
+        organizations: client_keys::organizations(&file.organizations, findings),
         models: file.models,
         account_selection: file.account_selection,
         quota_alerts: file.quota_alerts,

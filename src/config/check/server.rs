@@ -3,17 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
-
 use super::Context;
 use crate::config::env::{HOST, parse_host};
-use crate::config::model::{ClientKey, Queue, Server};
+use crate::config::model::{Queue, Server};
 use crate::config::problem::{FieldPath, Findings, Place};
 use crate::config::raw;
 use crate::config::span::{DAY, HOUR, Unit};
-
-/// A key shorter than this can be guessed.
-const SHORTEST_KEY: usize = 16;
 
 pub(super) fn server(file: &raw::File, context: &Context<'_>, findings: &mut Findings) -> Server {
     let section = &file.server;
@@ -47,6 +42,7 @@ pub(super) fn server(file: &raw::File, context: &Context<'_>, findings: &mut Fin
         drain_timeout,
         header_read_timeout,
         max_connections: section.max_connections,
+        requests_per_minute: section.requests_per_minute,
         queue,
     }
 }
@@ -115,65 +111,6 @@ fn cors_origins(origins: &[Option<String>], at: &FieldPath, findings: &mut Findi
     origins.iter().flatten().cloned().collect()
 }
 
-pub(super) fn client_keys(
-    keys: &[Option<raw::ClientKey>],
-    context: &Context<'_>,
-    findings: &mut Findings,
-) -> Vec<ClientKey> {
-    let section = FieldPath::field("clientKeys");
-    let mut checked: Vec<ClientKey> = Vec::new();
-    for (index, key) in keys.iter().enumerate() {
-        let Some(key) = key else { continue };
-        let at = section.index(index);
-        let Some(digest) = digest(key, &at, context, findings) else { continue };
-        let Some(name) = key.name.clone() else { continue };
-        if checked.iter().any(|other| other.name == name) {
-            findings.problem(at.key("name"), format!("`{name}` is already the name of another key"));
-        }
-        if let Some(other) = checked.iter().find(|other| other.digest == digest) {
-            findings.problem(&at, format!("is the same key as `{}`", other.name));
-        }
-        let models = key.models.as_ref().map(|models| models.iter().flatten().cloned().collect());
-        checked.push(ClientKey { name, digest, models, admin: key.admin });
-    }
-    checked
-}
-
-fn digest(key: &raw::ClientKey, at: &FieldPath, context: &Context<'_>, findings: &mut Findings) -> Option<[u8; 32]> {
-    match (&key.sha256, &key.env) {
-        (Some(digits), None) => decode_hex(digits),
-        (None, Some(name)) => {
-            // The name is not quoted: somebody may have written the key itself here.
-            let Some(value) = context.env.var(name) else {
-                findings.problem(at.key("env"), "names an environment variable that is not set");
-                return None;
-            };
-            if value.len() < SHORTEST_KEY {
-                findings.warning(at.key("env"), format!("holds a key of less than {SHORTEST_KEY} characters"));
-            }
-            Some(Sha256::digest(value.as_bytes()).into())
-        }
-        (Some(_), Some(_)) => {
-            findings.problem(at, "has `sha256` and `env`; keep one");
-            None
-        }
-        (None, None) => {
-            if !findings.is_unusable(&at.key("sha256")) && !findings.is_unusable(&at.key("env")) {
-                findings.problem(at, "needs `sha256`, or `env` with the name of the variable that holds the key");
-            }
-            None
-        }
-    }
-}
-
-fn decode_hex(digits: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,11 +124,5 @@ mod tests {
         for bad in ["3000", ":3000", "::1", "::1:3000", "example.com:3000", "127.0.0.1:70000", ""] {
             assert_eq!(parsed(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn hexadecimal_digests_are_decoded() {
-        let digest = decode_hex(&"0aF1".repeat(16));
-        assert_eq!(digest.map(|bytes| [bytes[0], bytes[31]]), Some([0x0a, 0xf1]));
     }
 }

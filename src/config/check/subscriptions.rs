@@ -14,6 +14,8 @@ use crate::units::MicroUsd;
 
 /// What a subscription without a word about money may spend in seven days, in US dollars.
 const DEFAULT_BUDGET: f64 = 456.0;
+/// The id of the user's own CLI profile.
+pub(super) const DEFAULT_ID: &str = "default";
 /// Holds a subscription's long-lived token in the CLI's environment.
 const OAUTH_TOKEN: &str = "CLAUDE_CODE_OAUTH_TOKEN";
 
@@ -90,7 +92,7 @@ fn default_profile(context: &Context<'_>, findings: &mut Findings) -> Option<Sub
         }
     }
     Some(Subscription {
-        id: "default".to_owned(),
+        id: DEFAULT_ID.to_owned(),
         email: None,
         kind: Kind::ClaudePro,
         config_dir,
@@ -100,6 +102,7 @@ fn default_profile(context: &Context<'_>, findings: &mut Findings) -> Option<Sub
         enabled: true,
         priority: Priority::Normal,
         tier: None,
+        organization: None,
         env: BTreeMap::new(),
         oauth_token_env: None,
     })
@@ -137,6 +140,7 @@ impl Member<'_> {
             enabled: raw.enabled,
             priority: raw.priority,
             tier: raw.tier.clone(),
+            organization: raw.organization_id.clone(),
             env: raw.env.clone(),
             oauth_token_env: raw.oauth_token_env.clone(),
         })

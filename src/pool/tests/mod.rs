@@ -3,6 +3,7 @@
 mod capacity;
 mod failure;
 mod limits;
+mod organizations;
 mod properties;
 mod reload;
 mod selection;
@@ -10,6 +11,7 @@ mod sessions;
 mod strategies;
 mod view;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,6 +107,7 @@ fn settings(subscriptions: Vec<SubscriptionSettings>) -> Settings {
         max_clients: 15,
         weekly_budget_threshold: 0.85,
         selection: SelectionSettings::default(),
+        organizations: HashMap::new(),
         rebalancing: RebalanceSettings { enabled: true, cost_gap: MicroUsd::from_usd(5.0), max_moves: 3 },
         breaker: BreakerSettings { failure_threshold: 5, success_threshold: 2, reset_after: MINUTE * 5 },
         session_idle_after: MINUTE * 5,
@@ -122,6 +125,7 @@ fn member(id: &str) -> SubscriptionSettings {
         max_concurrent: 100,
         enabled: true,
         priority: Priority::Normal,
+        organization: None,
         capacity: CapacityLimits::default(),
     }
 }
@@ -134,6 +138,7 @@ fn ask(session: &str) -> Ask<'static> {
         estimated_tokens: 0,
         priority: Priority::Normal,
         exclude: &[],
+        only: None,
     }
 }
 

@@ -25,6 +25,7 @@ fn pool() -> SharedPool {
         max_concurrent: 10,
         enabled: true,
         priority: Priority::Normal,
+        organization: None,
         capacity: CapacityLimits::default(),
     };
     let subscriptions = vec![subscription("sub1"), subscription("sub2")];

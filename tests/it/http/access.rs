@@ -1,9 +1,13 @@
 //! Who may come in: client keys, web pages, the operator.
 
 use std::io::Write;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use auth_pool::server::Settings;
+use auth_pool::runtime::clock;
+use auth_pool::server::{ClientKey, Settings};
+use auth_pool::units::Timestamp;
 use serde_json::json;
 
 use super::gateway::{FakeGateway, Script, finished};
@@ -214,4 +218,88 @@ async fn the_log_knows_who_asked_and_nothing_it_must_not() {
     for secret in ["sk-ann", "sk-guess", "launch code"] {
         assert!(!log.contains(secret), "{secret} in {log}");
     }
+}
+
+#[tokio::test]
+async fn a_key_may_ask_so_often_and_says_how_often_it_still_may() {
+    let limited = ClientKey { requests_per_minute: NonZeroU32::new(60), ..key("ann", None, true) };
+    let client_keys = vec![limited, key("bob", None, false)];
+    let fixture =
+        start_with(Settings { client_keys, ..settings() }, FakeGateway::new(Script::Say(vec![finished()]))).await;
+    let body = chat(&json!({})).to_string();
+    let ask = |key: &'static str, headers: Vec<(&'static str, String)>| {
+        let (fixture, body) = (&fixture, &body);
+        async move {
+            let mut all = vec![("x-api-key", key)];
+            all.extend(headers.iter().map(|(name, value)| (*name, value.as_str())));
+            fixture.ask("POST", CHAT, &all, body.as_bytes()).await
+        }
+    };
+    let started = Instant::now();
+    let (mut passed, mut refused) = (0, None);
+    for number in 0..200 {
+        // Whoever claims to come from elsewhere is still the same key.
+        let answer = ask("sk-ann", vec![("x-forwarded-for", format!("203.0.113.{number}"))]).await;
+        assert_eq!(answer.header("x-ratelimit-limit-requests"), Some("60"));
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+        assert_eq!(answer.status, 200);
+        passed += 1;
+    }
+    // One comes back with every second that the test takes.
+    assert!((60..=61 + started.elapsed().as_secs()).contains(&passed), "{passed} passed");
+    let refused = refused.expect("a limit");
+    refused.assert_error(429, "rate_limit_error", "rate_limit_exceeded", None);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(refused.header("x-ratelimit-remaining-requests"), Some("0"));
+    assert_eq!(refused.header("x-ratelimit-reset-requests"), Some("1m0s"));
+    // Others do not notice, nor do monitors and the operator.
+    let answer = ask("sk-bob", Vec::new()).await;
+    assert_eq!((answer.status, answer.header("x-ratelimit-limit-requests")), (200, None));
+    for path in ["/health", "/health/live", "/health/ready", "/debug/auth-pool"] {
+        assert_eq!(fixture.ask("GET", path, &[("x-api-key", "sk-ann")], b"").await.status, 200, "{path}");
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(ask("sk-ann", Vec::new()).await.status, 200, "the promise is kept");
+}
+
+#[tokio::test]
+async fn without_keys_the_limit_goes_by_address() {
+    let requests_per_minute = NonZeroU32::new(2);
+    let fixture =
+        start_with(Settings { requests_per_minute, ..settings() }, FakeGateway::new(Script::Say(vec![finished()])))
+            .await;
+    for expected in [200, 200, 429] {
+        let spoofed = [("x-forwarded-for", "203.0.113.7"), ("authorization", "Bearer another")];
+        assert_eq!(fixture.ask("GET", "/v1/models", &spoofed, b"").await.status, expected);
+    }
+    for _ in 0..500 {
+        assert_eq!(fixture.get("/health").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_key_opens_what_it_is_for_and_as_long_as_it_lasts() {
+    let operator = ClientKey { chat: false, ..key("operator", None, true) };
+    let manager = ClientKey { organization: Some("acme".into()), ..key("manager", None, true) };
+    let old = ClientKey { expires_at: Some(Timestamp::from_secs(1_700_000_000)), ..key("old", None, true) };
+    let new = ClientKey { expires_at: Some(clock::now() + Duration::from_secs(3600)), ..key("new", None, false) };
+    let client_keys = vec![operator, manager, old, new];
+    let fixture =
+        start_with(Settings { client_keys, ..settings() }, FakeGateway::new(Script::Say(vec![finished()]))).await;
+    let ask = async |path: &str, key: &str| fixture.ask("GET", path, &[("x-api-key", key)], b"").await;
+    let (kind, code) = ("invalid_request_error", "insufficient_permissions");
+    ask("/v1/models", "sk-operator").await.assert_error(403, kind, code, None);
+    assert_eq!(ask("/debug/auth-pool", "sk-operator").await.status, 200);
+    // Whoever runs an organisation does not see the others.
+    ask("/debug/auth-pool", "sk-manager").await.assert_error(403, kind, code, None);
+    assert_eq!(ask("/v1/models", "sk-manager").await.status, 200);
+    for path in ["/v1/models", "/debug/auth-pool"] {
+        let answer = ask(path, "sk-old").await;
+        answer.assert_error(401, kind, "invalid_api_key", None);
+        assert!(answer.json()["error"]["message"].as_str().unwrap().contains("expired"));
+    }
+    assert_eq!(ask("/v1/models", "sk-new").await.status, 200);
 }

@@ -37,7 +37,11 @@ pub(super) fn key(name: &str, models: Option<&[&str]>, admin: bool) -> ClientKey
         name: name.into(),
         digest: ClientKey::digest(format!("sk-{name}").as_bytes()),
         models: models.map(|models| models.iter().map(|model| (*model).to_owned()).collect()),
+        chat: true,
         admin,
+        organization: None,
+        requests_per_minute: None,
+        expires_at: None,
     }
 }
 
