@@ -69,8 +69,8 @@ fn parse(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
     let unit = unit.trim().to_ascii_lowercase();
     let (_, worth) = UNITS.iter().find(|(name, _)| *name == unit)?;
-    if let Ok(number) = number.parse::<u64>() {
-        return number.checked_mul(*worth);
+    if !number.contains('.') {
+        return number.parse::<u64>().ok()?.checked_mul(*worth);
     }
     let number: f64 = number.parse().ok()?;
     #[expect(clippy::cast_precision_loss, reason = "a fraction of a unit is rough by nature")]
