@@ -24,6 +24,7 @@ mod probe;
 mod process;
 mod script;
 mod spares;
+mod spawns;
 mod tools;
 mod traces;
 mod turn;
@@ -50,6 +51,7 @@ use futures_util::stream::{self, StreamExt as _};
 
 use super::{Backend, Caller, EventStream};
 use crate::conversation::{Model, Request};
+use crate::runtime::instance;
 use crate::runtime::tasks::Tasks;
 use live::Live;
 use process::Launch;
@@ -98,7 +100,8 @@ impl ClaudeCli {
     }
 
     /// The backend of one subscription.
-    pub fn backend(&self, profile: Profile, settings: Settings) -> ClaudeCliBackend {
+    pub fn backend(&self, mut profile: Profile, settings: Settings) -> ClaudeCliBackend {
+        profile.mark_requests(instance::id());
         ClaudeCliBackend {
             spares: self.spares.clone(),
             live: self.live.clone(),
@@ -117,6 +120,11 @@ impl ClaudeCli {
         let is_wanted = |launch: &Launch| kinds.iter().any(|kind| kind.is_same_but_for_the_model(launch));
         self.spares.retain(max_spares, is_wanted);
         self.live.retain(is_wanted);
+    }
+
+    /// Changes how many processes may be started within a minute.
+    pub fn set_max_spawns(&self, most: usize) {
+        self.spares.set_max_spawns(most);
     }
 
     /// What all processes take, as last measured.

@@ -15,14 +15,16 @@ use serde::Serialize;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::input;
 use super::live::{Live, LiveCounts};
 use super::output::{self, Line};
 use super::places::{Closed, Place, Places};
 use super::process::{Launch, Process, ReadError};
+use super::spawns::Spawns;
 use super::upkeep;
+use crate::backend::{Failure, FailureKind};
 use crate::runtime::tasks::Tasks;
 
 /// How long a process that starts may keep others from starting.
@@ -109,6 +111,8 @@ struct State {
     /// Before this no process is made; set by the first request since the last one was.
     refill_at: Option<Instant>,
     started: u64,
+    spawns: Spawns,
+    max_spawns: usize,
     max_spares: usize,
     /// Goes up when the CLI is replaced: a process of an older one becomes no spare any more.
     generation: u64,
@@ -201,6 +205,14 @@ pub(super) enum StartError {
     /// The pool stops.
     #[error("the pool is shutting down")]
     Closed,
+    /// Too many were started lately.
+    #[error("{most} CLI processes were started within a minute, and that is the most; more in {}", humantime::format_duration(*after))]
+    Runaway {
+        /// The most within a minute.
+        most: usize,
+        /// When there may be another; whole seconds.
+        after: Duration,
+    },
     /// The operating system refused.
     #[error("the CLI `{command}` could not be started: {source}")]
     Io {
@@ -209,6 +221,17 @@ pub(super) enum StartError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl StartError {
+    /// What it is to a request.
+    pub(super) fn failure(&self) -> Failure {
+        let kind = match self {
+            Self::Runaway { .. } => FailureKind::Runaway,
+            Self::Closed | Self::Io { .. } => FailureKind::Spawn,
+        };
+        Failure::new(kind, self.to_string())
+    }
 }
 
 impl Spares {
@@ -221,7 +244,7 @@ impl Spares {
             live: live.clone(),
             places: Places::new(settings.max_processes, settings.max_memory, &wake),
             starts: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
-            state: Mutex::new(State { max_spares: settings.max_spares, ..State::default() }),
+            state: Mutex::new(State { max_spares: settings.max_spares, max_spawns: usize::MAX, ..State::default() }),
             wake,
             closing: CancellationToken::new(),
         }));
@@ -381,10 +404,26 @@ impl Spares {
     }
 
     fn start_in(&self, launch: &Launch, place: Place) -> Result<Process, StartError> {
+        self.count_spawn()?;
         let process = Process::start(launch, place, self.0.settings.max_line_bytes, &self.0.tasks)
             .map_err(|source| StartError::Io { command: launch.command.display().to_string(), source })?;
         self.state().started += 1;
         Ok(process)
+    }
+
+    /// Counts a start, or refuses it: what goes in circles must not take the machine with it.
+    fn count_spawn(&self) -> Result<(), StartError> {
+        let mut state = self.state();
+        let most = state.max_spawns;
+        let Err(after) = state.spawns.admit(most, Instant::now()) else { return Ok(()) };
+        drop(state);
+        error!(most, "the runaway guard stops the start of CLI processes");
+        Err(StartError::Runaway { most, after: Duration::from_secs(after.as_secs() + 1) })
+    }
+
+    /// Changes how many processes may be started within a minute.
+    pub(super) fn set_max_spawns(&self, most: usize) {
+        self.state().max_spawns = most;
     }
 
     /// Keeps only the kinds that `wanted` says, and no more than `max_spares`: after a change of the configuration.
