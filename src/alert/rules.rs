@@ -366,6 +366,7 @@ impl Event {
             Effect::StatusChanged { .. }
             | Effect::Throttled { .. }
             | Effect::BreakerOpened { .. }
+            | Effect::RunawayGuard { .. }
             | Effect::Moved { .. } => None,
         }
     }

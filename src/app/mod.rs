@@ -65,6 +65,7 @@ impl App {
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
         let cwd = tempfile::Builder::new().prefix("workspace-").tempdir().context("no directory for CLI processes")?;
         let claude = ClaudeCli::new(parts::spare_settings(&config), &tasks);
+        claude.set_max_spawns(parts::max_spawns(&config));
         let profiles = parts::Profiles { env: env.clone(), claude: claude.clone(), cwd: cwd.path().to_owned() };
         let backends = profiles.backends(&config);
         let facts = parts::cli_facts(&backends).await;

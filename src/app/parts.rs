@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,9 @@ const FALLBACK_ALIASES: [(&str, &str); 3] =
 
 /// The model that spares are made for before the first request tells which is in demand.
 const DEFAULT_ALIAS: &str = "sonnet";
+
+/// Starts of the CLI that keep one core busy for a minute, at half a second each.
+const SPAWNS_A_CORE: usize = 120;
 
 /// Spares of a kind that nobody asked for this long are killed.
 const SPARE_IDLE_TIMEOUT: Duration = Duration::from_mins(10);
@@ -155,11 +159,28 @@ pub(super) fn gateway_settings(config: &Config) -> gateway::Settings {
     gateway::Settings {
         max_attempts: if selection.retry_on_failure { selection.max_retries } else { 1 },
         deadline: config.claude.total_timeout,
+        max_repeats: max_repeats(config),
         rebalancing: rebalancing(config),
         queue: QueueSettings {
             max_waiting: config.server.queue.max_waiting as usize,
             timeout: config.server.queue.timeout,
         },
+    }
+}
+
+fn max_repeats(config: &Config) -> Option<u32> {
+    let guard = config.runaway_guard;
+    (guard.enabled && guard.repeated_prompts > 0).then_some(guard.repeated_prompts)
+}
+
+/// CLI processes that may be started within a minute.
+pub(super) fn max_spawns(config: &Config) -> usize {
+    let guard = config.runaway_guard;
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    match guard.spawns_per_minute {
+        _ if !guard.enabled => usize::MAX,
+        Some(most) => most as usize,
+        None => cores * SPAWNS_A_CORE,
     }
 }
 

@@ -84,6 +84,7 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     target.usage_poll.apply(new, &backends);
     target.cli_watch.apply(new);
     target.profiles.claude.set_max_memory(parts::max_memory(new));
+    target.profiles.claude.set_max_spawns(parts::max_spawns(new));
     target.gateway.replace(parts::as_backends(backends), catalog, parts::gateway_settings(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.gateway.clients().apply(super::clients::rules(new));

@@ -29,7 +29,7 @@ pub use model::{
 };
 pub use problem::{FieldPath, Place, Problem, Problems};
 pub use schema::json_schema;
-pub use sections::{AccountSelection, QuotaAlerts, QuotaChannels, QuotaThresholds, RateLimit, Strategy};
+pub use sections::{AccountSelection, QuotaAlerts, QuotaChannels, QuotaThresholds, RateLimit, RunawayGuard, Strategy};
 pub use watch::Watcher;
 
 use check::Context;

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
-use super::sections::{AccountSelection, QuotaAlerts, RateLimit, Strategy};
+use super::sections::{AccountSelection, QuotaAlerts, RateLimit, RunawayGuard, Strategy};
 use crate::units::{MicroUsd, Timestamp};
 
 /// Where a configuration came from.
@@ -60,6 +60,8 @@ pub struct Config {
     pub client_keys: Vec<ClientKey>,
     /// How a subscription is chosen.
     pub account_selection: AccountSelection,
+    /// What stops programs that have run away.
+    pub runaway_guard: RunawayGuard,
     /// When a failing subscription is left alone.
     pub circuit_breaker: CircuitBreaker,
     /// Alerts on the share of a budget that is used.

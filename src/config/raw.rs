@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::model::{Channel, Kind, Priority, Scope};
-use super::sections::{AccountSelection, QuotaAlerts, RateLimit, Strategy, without_holes};
+use super::sections::{AccountSelection, QuotaAlerts, RateLimit, RunawayGuard, Strategy, without_holes};
 use super::size::Size;
 use super::span::Span;
 
@@ -49,6 +49,8 @@ pub(super) struct File {
     pub(super) client_keys: Vec<Option<ClientKey>>,
     /// How a subscription is chosen.
     pub(super) account_selection: AccountSelection,
+    /// What stops programs that have run away.
+    pub(super) runaway_guard: RunawayGuard,
     /// When a failing subscription is left alone.
     pub(super) circuit_breaker: CircuitBreaker,
     /// Alerts on the share of a budget that is used.
@@ -78,6 +80,7 @@ impl Default for File {
             server: Server::default(),
             client_keys: Vec::new(),
             account_selection: AccountSelection::default(),
+            runaway_guard: RunawayGuard::default(),
             circuit_breaker: CircuitBreaker::default(),
             quota_alerts: QuotaAlerts::default(),
             capacity_tracking: CapacityTracking::default(),

@@ -289,6 +289,7 @@ mod tests {
             "accountSelection": {
                 "strategy": "pace", "fallbackStrategies": ["random"], "retryOnFailure": true, "maxRetries": 1
             },
+            "runawayGuard": { "enabled": true, "spawnsPerMinute": 1, "repeatedPrompts": 0 },
             "circuitBreaker": {
                 "enabled": true, "failureThreshold": 1, "successThreshold": 1, "timeout": 1, "resetTimeoutSeconds": 1
             },

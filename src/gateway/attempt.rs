@@ -135,6 +135,7 @@ pub(super) fn outcome(failure: &Failure) -> Outcome {
         | FailureKind::InvalidRequest => Outcome::ClientError,
         // Nothing was learned about the subscription.
         FailureKind::Lacking
+        | FailureKind::Runaway
         | FailureKind::NoProcess
         | FailureKind::Overflow
         | FailureKind::TimedOut { timer: "total" } => Outcome::Abandoned,

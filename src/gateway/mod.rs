@@ -5,6 +5,7 @@
 
 mod attempt;
 mod clients;
+mod guard;
 mod lease;
 mod operate;
 mod pooled;
@@ -130,6 +131,14 @@ pub enum GatewayError {
         retry_after: Option<Duration>,
         /// For the client.
         message: String,
+    },
+    /// The client sends the same prompt over and over.
+    #[error("{message}")]
+    Runaway {
+        /// For the client.
+        message: String,
+        /// When the prompt may come again.
+        retry_after: Duration,
     },
     /// It ran and failed.
     #[error(transparent)]

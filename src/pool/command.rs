@@ -176,6 +176,13 @@ pub enum Effect {
         /// What had kept it out.
         cause: String,
     },
+    /// A client was stopped because it seems to be in a loop.
+    RunawayGuard {
+        /// The name of its key.
+        client: Arc<str>,
+        /// What it did.
+        cause: String,
+    },
     /// A subscription's status changed by its own budget.
     StatusChanged {
         /// The subscription.

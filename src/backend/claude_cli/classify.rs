@@ -36,6 +36,10 @@ fn kind(evidence: &Evidence, result: &TurnResult) -> FailureKind {
     {
         return FailureKind::Unauthenticated;
     }
+    // This very program has recognised its own request.
+    if result.status == Some(508) {
+        return FailureKind::Runaway;
+    }
     if result.status == Some(429) || word == "rate_limit" {
         // An entitlement ("extra usage is required for long context") is not a spent limit: it must not ground the
         // subscription for requests that fit.
@@ -114,6 +118,7 @@ mod tests {
         check("model_not_found", Some(404), "There's an issue with the selected model", &FailureKind::ModelNotFound);
         check("invalid_request", Some(413), "Request too large (max 32MB)", &FailureKind::TooLarge);
         check("server_error", Some(500), "API Error: 500", &FailureKind::Unavailable { status: Some(500) });
+        check("server_error", Some(508), "API Error: 508", &FailureKind::Runaway);
         check("server_error", Some(529), "Overloaded", &FailureKind::Unavailable { status: Some(529) });
         check(
             "server_error",

@@ -15,13 +15,16 @@ use serde::Serialize;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::input;
+use super::live::{Live, LiveCounts};
 use super::output::{self, Line};
 use super::places::{Closed, Place, Places};
 use super::process::{Launch, Process, ReadError};
+use super::spawns::Spawns;
 use super::upkeep;
+use crate::backend::{Failure, FailureKind};
 use crate::runtime::tasks::Tasks;
 
 /// How long a process that starts may keep others from starting.
@@ -65,7 +68,11 @@ pub struct SpareSettings {
 pub struct ProcessCounts {
     /// Processes that belong to a request.
     pub running: usize,
-    /// Processes that wait for one.
+    /// Processes that stay with a conversation until it goes on.
+    pub live: usize,
+    /// Processes that wait for the results of calls.
+    pub parked: usize,
+    /// Processes that belong to nobody yet.
     pub spare: usize,
     /// Processes started since this program began.
     pub started: u64,
@@ -79,6 +86,8 @@ pub(super) struct Spares(Arc<Shared>);
 struct Shared {
     settings: SpareSettings,
     tasks: Tasks,
+    /// Processes that give way when places are scarce.
+    live: Live,
     places: Places,
     /// Starts at the same time. A start keeps a core busy for half a second: more of them than cores only make each
     /// other, and the answers that run, slower.
@@ -102,6 +111,8 @@ struct State {
     /// Before this no process is made; set by the first request since the last one was.
     refill_at: Option<Instant>,
     started: u64,
+    spawns: Spawns,
+    max_spawns: usize,
     max_spares: usize,
     /// Goes up when the CLI is replaced: a process of an older one becomes no spare any more.
     generation: u64,
@@ -194,6 +205,14 @@ pub(super) enum StartError {
     /// The pool stops.
     #[error("the pool is shutting down")]
     Closed,
+    /// Too many were started lately.
+    #[error("{most} CLI processes were started within a minute, and that is the most; more in {}", humantime::format_duration(*after))]
+    Runaway {
+        /// The most within a minute.
+        most: usize,
+        /// When there may be another; whole seconds.
+        after: Duration,
+    },
     /// The operating system refused.
     #[error("the CLI `{command}` could not be started: {source}")]
     Io {
@@ -204,16 +223,28 @@ pub(super) enum StartError {
     },
 }
 
+impl StartError {
+    /// What it is to a request.
+    pub(super) fn failure(&self) -> Failure {
+        let kind = match self {
+            Self::Runaway { .. } => FailureKind::Runaway,
+            Self::Closed | Self::Io { .. } => FailureKind::Spawn,
+        };
+        Failure::new(kind, self.to_string())
+    }
+}
+
 impl Spares {
     /// Starts the maker.
-    pub(super) fn new(settings: SpareSettings, tasks: &Tasks) -> Self {
+    pub(super) fn new(settings: SpareSettings, live: &Live, tasks: &Tasks) -> Self {
         let wake = Arc::default();
         let spares = Self(Arc::new(Shared {
             settings,
             tasks: tasks.clone(),
+            live: live.clone(),
             places: Places::new(settings.max_processes, settings.max_memory, &wake),
             starts: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
-            state: Mutex::new(State { max_spares: settings.max_spares, ..State::default() }),
+            state: Mutex::new(State { max_spares: settings.max_spares, max_spawns: usize::MAX, ..State::default() }),
             wake,
             closing: CancellationToken::new(),
         }));
@@ -282,7 +313,8 @@ impl Spares {
         self.start_in(launch, place)
     }
 
-    /// A place for a process. Spares give way; when all places are taken by answers, one of them has to end.
+    /// A place for a process. Spares give way, then live processes; when all places are taken by answers, one of them has
+    /// to end.
     async fn place(&self) -> Result<Place, StartError> {
         if let Some(place) = self.0.places.try_take() {
             return Ok(place);
@@ -291,16 +323,27 @@ impl Spares {
         self.0.places.take(|| self.give_way()).await.map_err(|Closed| StartError::Closed)
     }
 
-    /// Lets the oldest spare go; its place is free when it is gone.
+    /// Lets the oldest spare go, or the live process used longest ago; its place is free when it is gone.
     fn give_way(&self) {
         let oldest = self.state().ready.pop_front();
+        if oldest.is_none() {
+            self.0.live.evict_oldest();
+        }
         drop(oldest);
     }
 
     /// Lets go of what is worth least while memory is short, and says what it was; `None` when everything that is left
-    /// serves somebody.
+    /// serves somebody. Processes that wait for a client's tools are the last to go.
     pub(super) fn let_go(&self) -> Option<&'static str> {
-        if self.drop_spare(1) || self.drop_spare(0) { Some("a spare") } else { None }
+        if self.drop_spare(1) {
+            Some("a spare")
+        } else if self.0.live.evict_oldest_idle() {
+            Some("the conversation used longest ago")
+        } else if self.drop_spare(0) {
+            Some("the last spare")
+        } else {
+            self.0.live.evict_oldest().then_some("a conversation that waits for tools")
+        }
     }
 
     /// Lets go of the spare whose kind was used longest ago, if there are more than `keep`.
@@ -361,10 +404,26 @@ impl Spares {
     }
 
     fn start_in(&self, launch: &Launch, place: Place) -> Result<Process, StartError> {
+        self.count_spawn()?;
         let process = Process::start(launch, place, self.0.settings.max_line_bytes, &self.0.tasks)
             .map_err(|source| StartError::Io { command: launch.command.display().to_string(), source })?;
         self.state().started += 1;
         Ok(process)
+    }
+
+    /// Counts a start, or refuses it: what goes in circles must not take the machine with it.
+    fn count_spawn(&self) -> Result<(), StartError> {
+        let mut state = self.state();
+        let most = state.max_spawns;
+        let Err(after) = state.spawns.admit(most, Instant::now()) else { return Ok(()) };
+        drop(state);
+        error!(most, "the runaway guard stops the start of CLI processes");
+        Err(StartError::Runaway { most, after: Duration::from_secs(after.as_secs() + 1) })
+    }
+
+    /// Changes how many processes may be started within a minute.
+    pub(super) fn set_max_spawns(&self, most: usize) {
+        self.state().max_spawns = most;
     }
 
     /// Keeps only the kinds that `wanted` says, and no more than `max_spares`: after a change of the configuration.
@@ -412,8 +471,10 @@ impl Spares {
     pub(super) fn counts(&self) -> ProcessCounts {
         let state = self.state();
         let spare = state.ready.len() + state.lent.len();
+        let LiveCounts { idle: live, parked } = self.0.live.counts();
         let all = self.0.places.taken();
-        ProcessCounts { running: all.saturating_sub(spare), spare, started: state.started }
+        let running = all.saturating_sub(spare + live + parked);
+        ProcessCounts { running, live, parked, spare, started: state.started }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -447,8 +508,16 @@ impl Spares {
             let victim = (0..ready.len()).max_by_key(|index| rank(&ready[*index]))?;
             ready.remove(victim);
         }
-        // When there is no place, the next process that goes wakes the maker.
-        let place = self.0.places.try_take()?;
+        // When there is no place, a process that nobody waits for makes room, but only for the kind used last; the one
+        // that goes wakes the maker.
+        let Some(place) = self.0.places.try_take() else {
+            let is_newest = demand.front().is_some_and(|kind| kind.launch == launch);
+            drop(state);
+            if is_newest {
+                self.0.live.evict_oldest_idle();
+            }
+            return None;
+        };
         Some(ToMake { launch, place, generation: state.generation })
     }
 

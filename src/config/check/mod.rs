@@ -68,6 +68,7 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
         claude,
         server: server::server(&file, context, findings),
         client_keys: client_keys::check(&file, context, findings),
+        runaway_guard: file.runaway_guard,
         circuit_breaker: circuit_breaker(&file.circuit_breaker, &at("circuitBreaker"), findings),
         capacity_tracking: capacity_tracking(&file.capacity_tracking, &at("capacityTracking"), findings),
         organizations: client_keys::organizations(&file.organizations, findings),
