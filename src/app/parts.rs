@@ -1,8 +1,8 @@
 //! From the configuration's words to each part's own settings.
 
 use std::collections::{HashMap, HashSet};
-use std::num::NonZeroU32;
 use std::num::NonZero;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

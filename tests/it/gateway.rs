@@ -115,6 +115,7 @@ pub(super) fn gateway_settings() -> auth_pool::gateway::Settings {
     auth_pool::gateway::Settings {
         max_attempts: 3,
         deadline: Duration::from_secs(600),
+        max_repeats: None,
         rebalancing: REBALANCING,
         queue,
     }

@@ -119,7 +119,7 @@ impl Cause {
             Self::UpstreamLimited => (StatusCode::TOO_MANY_REQUESTS, RATE, "upstream_rate_limited"),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, RATE, "rate_limit_exceeded"),
             Self::Runaway => (StatusCode::TOO_MANY_REQUESTS, RATE, "runaway_guard"),
-            Self::Loop => (StatusCode::LOOP_DETECTED, SERVER, "runaway_guard"),
+            Self::Loop => (StatusCode::LOOP_DETECTED, SERVER, "loop_detected"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "capacity_exhausted"),
             Self::NoneHealthy => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "no_healthy_subscription"),
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "shutting_down"),
