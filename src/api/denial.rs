@@ -61,6 +61,8 @@ pub enum Denial {
         /// What is allowed, in bytes.
         limit: usize,
     },
+    /// The bodies of all running requests take all the memory that there is for them.
+    BodiesFull,
     /// The body did not arrive in time.
     SlowBody {
         /// The time it had.

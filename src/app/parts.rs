@@ -280,6 +280,7 @@ pub(super) fn server_settings(config: &Config) -> server::Settings {
         listen: vec![server.listen],
         cors_origins: server.cors_origins.clone(),
         max_body_bytes: usize::try_from(server.max_body_bytes).unwrap_or(usize::MAX),
+        max_body_bytes_total: usize::try_from(server.max_body_bytes_total).unwrap_or(usize::MAX),
         header_read_timeout: server.header_read_timeout,
         max_connections: server.max_connections as usize,
         requests_per_minute: server.requests_per_minute.and_then(NonZeroU32::new),

@@ -278,6 +278,8 @@ pub struct Server {
     pub cors_origins: Vec<String>,
     /// The largest request body, in bytes.
     pub max_body_bytes: u64,
+    /// The most that the bodies of all running requests may take together, in bytes.
+    pub max_body_bytes_total: u64,
     /// How long running requests may go on after the order to stop.
     pub drain_timeout: Duration,
     /// How long a client may take over its request's head.

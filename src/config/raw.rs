@@ -304,6 +304,9 @@ pub(super) struct Server {
     /// The largest request body, in bytes.
     #[schemars(range(min = 1024, max = 1_073_741_824))]
     pub(super) max_body_bytes: u64,
+    /// The most that the bodies of all running requests may take together, in bytes; further ones are refused. Read once.
+    #[schemars(range(min = 1024, max = 1_099_511_627_776_u64))]
+    pub(super) max_body_bytes_total: u64,
     /// How long running requests may go on after the order to stop; a number counts seconds.
     pub(super) drain_timeout: Span,
     /// How long a client may take over its request's head; a number counts seconds.
@@ -325,6 +328,7 @@ impl Default for Server {
             listen: "127.0.0.1:3000".to_owned(),
             cors_origins: Vec::new(),
             max_body_bytes: 32 * 1024 * 1024,
+            max_body_bytes_total: 256 * 1024 * 1024,
             drain_timeout: Span::text("30s"),
             header_read_timeout: Span::text("10s"),
             max_connections: 1024,

@@ -276,8 +276,8 @@ mod tests {
                 "sparesPerSubscription": 0, "maxLineBytes": 65536, "usagePollInterval": 0, "selfTest": true, "maxMemory": "4GiB"
             },
             "server": {
-                "listen": "l", "corsOrigins": ["o"], "maxBodyBytes": 1024, "drainTimeout": 0, "headerReadTimeout": 1,
-                "maxConnections": 1, "requestsPerMinute": 60,
+                "listen": "l", "corsOrigins": ["o"], "maxBodyBytes": 1024, "maxBodyBytesTotal": 1024, "drainTimeout": 0,
+                "headerReadTimeout": 1, "maxConnections": 1, "requestsPerMinute": 60,
                 "queue": {"maxWaiting": 0, "timeout": "30s"}
             },
             "clientKeys": [{

@@ -491,6 +491,14 @@ fn lengths_of_time_are_numbers_or_words() {
 }
 
 #[test]
+fn all_bodies_together_may_take_at_least_what_one_may() {
+    let home = Home::new();
+    let bounds = |one: u64, all: u64| json!({"server": {"maxBodyBytes": one, "maxBodyBytesTotal": all}});
+    assert_eq!(home.load(&bounds(4096, 4096)).unwrap().server.max_body_bytes_total, 4096);
+    assert_eq!(home.problems(&bounds(4096, 4095)), ["server.maxBodyBytesTotal: must be at least `maxBodyBytes`"]);
+}
+
+#[test]
 fn the_queue_has_a_bound_and_a_deadline() {
     let home = Home::new();
     let config = home.load(&json!({})).unwrap();

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::activity::{Activity, Verdict};
+use super::activity::{Activity, Verdict, cuttable};
 use super::{Shared, request};
 use crate::runtime::tasks::Tasks;
 
@@ -163,7 +163,7 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn("http2 stream", future);
+        self.0.spawn("http2 stream", cuttable(future));
     }
 }
 

@@ -4,7 +4,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use super::Settings;
+
+tokio::task_local! {
+    /// Ends the HTTP/2 stream whose task this is.
+    static CUT: CancellationToken;
+}
+
+/// Runs the task of an HTTP/2 stream, which [`Activity::verdict`] can end without its connection. Dropping it resets the
+/// stream.
+pub(super) async fn cuttable<F: Future>(stream: F) {
+    let cut = CancellationToken::new();
+    let _ = CUT.scope(cut.clone(), cut.run_until_cancelled(stream)).await;
+}
 
 /// The requests of one connection. A cheap handle: clones share the same state.
 #[derive(Clone, Debug)]
@@ -12,12 +26,20 @@ pub(super) struct Activity(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    /// Requests that run; for a stream, when the connection last asked it for more.
-    running: HashMap<u64, Option<Instant>>,
+    /// Requests that run.
+    running: HashMap<u64, Request>,
     /// Requests so far; names the next one.
     count: u64,
     /// Since when no request runs, if none does.
     idle_since: Instant,
+}
+
+#[derive(Debug)]
+struct Request {
+    /// For an answer that is streamed, when the connection last asked it for more.
+    asked: Option<Instant>,
+    /// Ends it by itself; `None` where the connection has to end with it.
+    cut: Option<CancellationToken>,
 }
 
 /// What becomes of a connection.
@@ -43,11 +65,11 @@ impl Activity {
         let mut state = self.lock();
         state.count += 1;
         let id = state.count;
-        state.running.insert(id, None);
+        state.running.insert(id, Request { asked: None, cut: CUT.try_with(CancellationToken::clone).ok() });
         Running { activity: self.clone(), id }
     }
 
-    /// Judges the connection.
+    /// Judges the connection. Of several requests on it, those whose client does not read are ended here.
     pub(super) fn verdict(&self, settings: &Settings) -> Verdict {
         // A stream's keep-alive wakes the connection, so one that is read is asked for more at least that often.
         let stall = settings.stall_timeout.max(settings.sse_keep_alive * 2);
@@ -60,8 +82,19 @@ impl Activity {
                 _ => Verdict::Keep,
             };
         }
-        let stalled = |asked: &Option<Instant>| asked.is_some_and(|asked| asked.elapsed() >= stall);
-        if state.running.values().any(stalled) { Verdict::Stalled } else { Verdict::Keep }
+        let is_stalled = |request: &&Request| request.asked.is_some_and(|asked| asked.elapsed() >= stall);
+        let mut verdict = Verdict::Keep;
+        for stalled in state.running.values().filter(is_stalled) {
+            match &stalled.cut {
+                Some(cut) if cut.is_cancelled() => {}
+                Some(cut) => {
+                    tracing::warn!("a client does not read its answer; ending the HTTP/2 stream");
+                    cut.cancel();
+                }
+                None => verdict = Verdict::Stalled,
+            }
+        }
+        verdict
     }
 
     /// How often [`Activity::verdict`] is worth asking for.
@@ -86,7 +119,9 @@ pub(super) struct Running {
 impl Running {
     /// The connection asks for more of the answer.
     pub(super) fn asked(&self) {
-        self.activity.lock().running.insert(self.id, Some(Instant::now()));
+        if let Some(request) = self.activity.lock().running.get_mut(&self.id) {
+            request.asked = Some(Instant::now());
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod accept;
 mod activity;
 mod auth;
 mod body;
+mod budget;
 mod limits;
 mod origin;
 mod request;
@@ -45,6 +46,7 @@ struct Shared {
     gateway: Arc<dyn Gateway>,
     settings: Arc<ArcSwap<Settings>>,
     routes: route::Routes,
+    bodies: budget::BodyBudget,
     limits: limits::Limits,
 }
 
@@ -89,9 +91,10 @@ impl Server {
             }
         }
         let max_connections = settings.max_connections.max(listeners.len());
+        let bodies = budget::BodyBudget::new(settings.max_body_bytes_total);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        let shared =
-            Arc::new(Shared { gateway, settings, routes: route::Routes::new(), limits: limits::Limits::default() });
+        let (routes, limits) = (route::Routes::new(), limits::Limits::default());
+        let shared = Arc::new(Shared { gateway, settings, routes, bodies, limits });
         Ok(Self { listeners, addresses, shared, max_connections })
     }
 
@@ -100,8 +103,8 @@ impl Server {
         &self.addresses
     }
 
-    /// The settings in use. A new value counts from the next request on, but for `listen` and `max_connections`, which
-    /// are read once.
+    /// The settings in use. A new value counts from the next request on, but for `listen`, `max_connections` and
+    /// `max_body_bytes_total`, which are read once.
     pub fn settings(&self) -> Arc<ArcSwap<Settings>> {
         Arc::clone(&self.shared.settings)
     }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::activity::Activity;
 use super::auth::{self, Client};
+use super::budget::Held;
 use super::limits::Allowance;
 use super::origin::{self, Cors};
 use super::response::{Exchange, ResponseBody, response};
@@ -41,12 +42,12 @@ pub(super) async fn handle(
         "request", %id, method = %parts.method, path = path.get(..128).unwrap_or(path), %peer,
         client = tracing::field::Empty, subscription = tracing::field::Empty, code = tracing::field::Empty,
     );
-    let mut exchange = Exchange::new(span.clone(), activity.begin());
+    let mut exchange = Exchange::new(span.clone(), activity.begin(), shared.bodies.hold());
     let found = shared.routes.find(path);
     exchange.is_probe = found.as_ref().is_some_and(|found| found.route.is_probe());
     let cors = Cors::of(&settings, &parts.headers);
 
-    let answer = answer(&shared, &settings, peer, &parts, body, found, &cors, &id);
+    let answer = answer(&shared, &settings, peer, &parts, body, &mut exchange.body, found, &cors, &id);
     let outcome = AssertUnwindSafe(answer).catch_unwind().instrument(span.clone()).await;
     let reply = outcome.unwrap_or_else(|_| {
         let _entered = span.enter();
@@ -80,6 +81,7 @@ async fn answer(
     peer: SocketAddr,
     parts: &Parts,
     mut body: Incoming,
+    held: &mut Held,
     found: Option<Found>,
     cors: &Cors,
     id: &Arc<str>,
@@ -95,7 +97,7 @@ async fn answer(
                 request_id: Arc::clone(id),
                 session_header: parts.headers.get(SESSION_ID).map(|value| value.as_bytes().to_vec()),
             };
-            serve(shared, settings, parts, &mut body, found, &caller).await
+            serve(shared, settings, parts, &mut body, held, found, &caller).await
         }
         Ok(Admitted::Options(reply)) => Ok(reply),
         Err(denial) => Err(denial),
@@ -204,13 +206,14 @@ async fn serve(
     settings: &Settings,
     parts: &Parts,
     body: &mut Incoming,
+    held: &mut Held,
     found: Found,
     caller: &Caller,
 ) -> Result<Reply, Denial> {
     let gateway = &*shared.gateway;
     Ok(match found.route {
         Route::Chat => {
-            let body = body::read(body, &parts.headers, settings).await?;
+            let body = body::read(body, &parts.headers, settings, held).await?;
             openai::chat::create(gateway, caller, body).await
         }
         Route::Models => openai::models::list(&gateway.catalog(), caller),

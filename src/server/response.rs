@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 use tracing::Span;
 
 use super::activity::Running;
+use super::budget::Held;
 use crate::api::{Content, Frame, Reply};
 
 /// The body of every response. It carries its request to the end: whatever ends a response, drops this.
@@ -140,6 +141,8 @@ fn encode(Frame { event, data }: &Frame) -> Bytes {
 pub(super) struct Exchange {
     pub(super) span: Span,
     pub(super) running: Running,
+    /// What its body takes of the memory for bodies. What was made of the body lives as long as the request.
+    pub(super) body: Held,
     /// Whether it is only worth a debug line.
     pub(super) is_probe: bool,
     started: Instant,
@@ -150,8 +153,8 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(span: Span, running: Running) -> Self {
-        Self { span, running, is_probe: false, started: Instant::now(), status: None, complete: false }
+    pub(super) fn new(span: Span, running: Running, body: Held) -> Self {
+        Self { span, running, body, is_probe: false, started: Instant::now(), status: None, complete: false }
     }
 }
 

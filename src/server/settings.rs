@@ -19,6 +19,8 @@ pub struct Settings {
     pub cors_origins: Vec<String>,
     /// The largest body that is read.
     pub max_body_bytes: usize,
+    /// The most that the bodies of all running requests may take together.
+    pub max_body_bytes_total: usize,
     /// How long a new connection may take until its first request has come in.
     pub header_read_timeout: Duration,
     /// How long a connection may be without a request afterwards.
@@ -44,6 +46,7 @@ impl Default for Settings {
             cors_origins: Vec::new(),
             // The provider takes requests of up to 32 MB.
             max_body_bytes: 32 << 20,
+            max_body_bytes_total: 256 << 20,
             header_read_timeout: Duration::from_secs(30),
             // Longer than the 60 s after which most load balancers give up, so that they close first.
             idle_timeout: Duration::from_secs(75),

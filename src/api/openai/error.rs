@@ -338,6 +338,11 @@ impl From<Denial> for Error {
             Denial::TooLarge { limit } => {
                 Self::new(Cause::TooLarge, format!("The request body is larger than the {limit} bytes allowed."))
             }
+            Denial::BodiesFull => Self::new(
+                Cause::Busy,
+                "The requests that run fill the memory that is set aside for them. Try again in a moment.",
+            )
+            .with_retry_after(Some(Duration::from_secs(1))),
             Denial::SlowBody { timeout } => Self::new(
                 Cause::SlowRequest,
                 format!("The request body did not arrive within {} s.", timeout.as_secs()),

@@ -35,10 +35,14 @@ pub(super) fn server(file: &raw::File, context: &Context<'_>, findings: &mut Fin
             findings,
         ),
     };
+    if section.max_body_bytes_total < section.max_body_bytes {
+        findings.problem(at.key("maxBodyBytesTotal"), "must be at least `maxBodyBytes`");
+    }
     Server {
         listen,
         cors_origins: cors_origins(&section.cors_origins, &at.key("corsOrigins"), findings),
         max_body_bytes: section.max_body_bytes,
+        max_body_bytes_total: section.max_body_bytes_total,
         drain_timeout,
         header_read_timeout,
         max_connections: section.max_connections,

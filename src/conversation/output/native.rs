@@ -75,7 +75,20 @@ impl<'a> Work<'a> {
             return None;
         }
         if let Some(reference) = fields.get("$ref") {
-            return self.reference(reference.as_str()?, fields, path, depth);
+            let reference = reference.as_str()?;
+            if path.contains(&reference) {
+                return None;
+            }
+            path.push(reference);
+            let target = self.root.pointer(reference.strip_prefix('#')?)?;
+            let adapted = self.another(target, "$ref", fields, path, depth);
+            path.pop();
+            return adapted;
+        }
+        if let Some(parts) = fields.get("allOf") {
+            // Some generators write a reference so. Several parts would have to be joined.
+            let [only] = parts.as_array()?.as_slice() else { return None };
+            return self.another(only, "allOf", fields, path, depth);
         }
         let mut adapted = Map::new();
         let mut told = Map::new();
@@ -96,8 +109,6 @@ impl<'a> Work<'a> {
                     let ways = value.as_array()?.iter().map(|way| self.adapt(way, path, depth + 1));
                     adapted.insert("anyOf".to_owned(), ways.collect::<Option<_>>()?);
                 }
-                // One way to see it is one way to say it; several would have to be joined.
-                "allOf" => return None,
                 "items" => _ = adapted.insert("items".to_owned(), self.adapt(value, path, depth + 1)?),
                 "properties" => {
                     let properties = value.as_object()?.iter();
@@ -111,7 +122,10 @@ impl<'a> Work<'a> {
                 _ => {}
             }
         }
-        if adapted.get("type").is_some_and(|kind| *kind == "object") || adapted.contains_key("properties") {
+        if may_be(&adapted, "array") && !adapted.contains_key("items") {
+            return None;
+        }
+        if may_be(&adapted, "object") || adapted.contains_key("properties") {
             close(fields, &mut adapted)?;
         } else if !["type", "const", "enum", "anyOf"].iter().any(|keyword| adapted.contains_key(*keyword)) {
             // Anything at all, which the subset cannot say.
@@ -124,32 +138,34 @@ impl<'a> Work<'a> {
         Some(Value::Object(adapted))
     }
 
-    /// The schema referred to, in its place. A description beside the reference stays.
-    fn reference(
+    /// Another schema in the place of `fields`, which only says with `keyword` that it is to be put here. A description
+    /// beside it stays.
+    fn another(
         &mut self,
-        reference: &'a str,
+        target: &'a Value,
+        keyword: &str,
         fields: &'a Map<String, Value>,
         path: &mut Vec<&'a str>,
         depth: usize,
     ) -> Option<Value> {
-        if path.contains(&reference) {
+        const ASIDE: [&str; 6] = ["$defs", "definitions", "$schema", "title", "description", "default"];
+        if fields.keys().any(|name| name != keyword && !ASIDE.contains(&name.as_str())) {
             return None;
         }
-        let says_more = |keyword: &String| {
-            !["$ref", "$defs", "definitions", "$schema", "title", "description", "default"].contains(&keyword.as_str())
-        };
-        if fields.keys().any(says_more) {
-            return None;
-        }
-        path.push(reference);
-        let target = self.root.pointer(reference.strip_prefix('#')?)?;
-        let adapted = self.adapt(target, path, depth + 1);
-        path.pop();
-        let mut adapted = adapted?;
+        let mut adapted = self.adapt(target, path, depth + 1)?;
         if let Some(description) = fields.get("description") {
             adapted["description"] = description.clone();
         }
         Some(adapted)
+    }
+}
+
+/// Whether a schema names this type, alone or among others.
+fn may_be(schema: &Map<String, Value>, kind: &str) -> bool {
+    match schema.get("type") {
+        Some(Value::Array(kinds)) => kinds.iter().any(|known| known == kind),
+        Some(only) => only == kind,
+        None => false,
     }
 }
 
@@ -196,14 +212,17 @@ mod tests {
     fn what_it_does_not_know_is_told_in_words() {
         let schema = json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object",
             "properties": {"n": {"type": "integer", "minimum": 1, "description": "How many."},
-                "who": {"$ref": "#/$defs/who", "description": "Of it all"}, "code": {"type": "string", "pattern": "^a"}},
+                "who": {"$ref": "#/$defs/who", "description": "Of it all"}, "code": {"type": "string", "pattern": "^a"},
+                "old": {"allOf": [{"$ref": "#/$defs/who"}], "default": null}},
             "$defs": {"who": {"type": "object", "properties": {"x": {"oneOf": [{"type": "string"}, {"const": 5}]}}}}});
         let expected = json!({"type": "object",
             "properties": {
                 "n": {"type": "integer", "description": "How many. It must also satisfy {\"minimum\":1}."},
                 "who": {"type": "object", "properties": {"x": {"anyOf": [{"type": "string"}, {"const": 5}]}},
                     "additionalProperties": false, "description": "Of it all"},
-                "code": {"type": "string", "description": "It must also satisfy {\"pattern\":\"^a\"}."}},
+                "code": {"type": "string", "description": "It must also satisfy {\"pattern\":\"^a\"}."},
+                "old": {"type": "object", "properties": {"x": {"anyOf": [{"type": "string"}, {"const": 5}]}},
+                    "additionalProperties": false}},
             "additionalProperties": false});
         assert_eq!(native(&schema), Some(expected));
     }
@@ -220,7 +239,9 @@ mod tests {
             json!(true),
             property(json!({})),
             property(json!({"enum": [[1], [2]]})),
-            property(json!({"allOf": [{"type": "string"}]})),
+            property(json!({"allOf": [{"type": "string"}, {"minLength": 1}]})),
+            property(json!({"type": ["object", "null"]})),
+            property(json!({"type": "array"})),
             property(json!({"not": {"type": "string"}})),
             property(json!({"type": "array", "prefixItems": [{"type": "string"}]})),
             property(json!({"$ref": "#/$defs/missing"})),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use auth_pool::server::Settings;
 use serde_json::json;
 
-use super::gateway::{FakeGateway, Script, finished, text};
-use super::wire::{CHAT, chat, request, settings, start, start_with};
+use super::gateway::{FakeGateway, Script, finished, follow, text};
+use super::wire::{CHAT, chat, patiently, request, settings, start, start_with};
 
 const REQUEST: &str = "invalid_request_error";
 
@@ -172,4 +172,38 @@ async fn a_flood_of_nonsense_leaves_the_server_healthy() {
         assert_eq!(wire.next_answer().await.status, 200);
     }
     assert_eq!(fixture.post(&chat(&json!({}))).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_bodies_of_all_requests_together_have_a_bound() {
+    let settings = Settings { max_body_bytes_total: 1 << 20, ..settings() };
+    let (sender, script) = follow();
+    let fixture = start_with(settings, FakeGateway::new(script)).await;
+    let large = |stream: bool| {
+        let messages = json!([{ "role": "user", "content": "x".repeat(700_000) }]);
+        chat(&json!({ "stream": stream, "messages": messages })).to_string()
+    };
+    let mut busy = fixture.connect().await;
+    busy.send(&request("POST", CHAT, &[], large(true).as_bytes())).await;
+    busy.read_until("assistant").await;
+    // As long as the first one is answered there is no room for a second, but for a small one there is.
+    let refused = fixture.ask("POST", CHAT, &[], large(false).as_bytes()).await;
+    refused.assert_error(503, "server_error", "capacity_exhausted", None);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    fixture.post(&chat(&json!({ "n": 2 }))).await.assert_error(400, REQUEST, "unsupported_parameter", Some("n"));
+
+    sender.send(text("last words")).unwrap();
+    sender.send(finished()).unwrap();
+    busy.read_until("data: [DONE]\n\n").await;
+    drop(busy);
+    fixture.all_closed().await;
+    let mut wrong = chat(&json!({ "n": 2 }));
+    wrong["messages"][0]["content"] = "x".repeat(700_000).into();
+    patiently(async {
+        // The connection's task lets go of the first one a moment after its last byte.
+        while fixture.post(&wrong).await.status == 503 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }

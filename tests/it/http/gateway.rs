@@ -39,11 +39,19 @@ pub(super) struct FakeGateway {
     open: Arc<AtomicUsize>,
     pub(super) calls: Mutex<Vec<Call>>,
     ready: Result<(), String>,
+    /// What is done with requests that say more than `?`, if not the same.
+    other: Option<Script>,
 }
 
 impl FakeGateway {
     pub(super) fn new(script: Script) -> Arc<Self> {
-        Arc::new(Self { script, open: Arc::default(), calls: Mutex::default(), ready: Ok(()) })
+        Arc::new(Self { script, open: Arc::default(), calls: Mutex::default(), ready: Ok(()), other: None })
+    }
+
+    /// A gateway with one script for requests that only say `?`, and another one for those that do.
+    pub(super) fn by_prompt(silent: Script, other: Script) -> Arc<Self> {
+        let (open, calls) = (Arc::default(), Mutex::default());
+        Arc::new(Self { script: silent, open, calls, ready: Ok(()), other: Some(other) })
     }
 
     /// A gateway that cannot serve.
@@ -53,6 +61,7 @@ impl FakeGateway {
             open: Arc::default(),
             calls: Mutex::default(),
             ready: Err(why.to_owned()),
+            other: None,
         })
     }
 
@@ -68,7 +77,9 @@ impl FakeGateway {
     }
 
     fn events(&self, call: &Call) -> BoxStream<'static, Item> {
-        match &self.script {
+        let turn = call.request.turns.last().expect("a turn");
+        let says_something = turn.blocks.iter().any(|block| *block != auth_pool::conversation::Block::Text("?".into()));
+        match self.other.as_ref().filter(|_| says_something).unwrap_or(&self.script) {
             Script::Say(items) => stream::iter(items.clone()).boxed(),
             Script::Refuse(_) | Script::Hang | Script::Panic => stream::pending().boxed(),
             Script::Follow(receiver) => {
