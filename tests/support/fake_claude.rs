@@ -2,9 +2,8 @@
 //!
 //! Speaks the CLI's protocol on stdin and stdout. The variable `FAKE_CLAUDE` says what happens when a question comes:
 //! `answer`, `hang`, `garbage`, `half-line`, `long-line`, `exit`, `exit-mid-answer`, `exit-when-idle`, `stall-mid-answer`,
-//! `second-start`, `lost-mid-answer`, `garbage-mid-answer`, `half-line-hang`, `stderr-flood`, `stderr-flood-mid-answer`,
-//! `big-line:BYTES` for an answer with such a line, `exit-after:LINES` of input, `grandchild`, `until:FILE` for an answer
-//! that ends when the file is there,
+//! `lost-mid-answer`, `garbage-mid-answer`, `half-line-hang`, `stderr-flood-mid-answer`, `big-line:BYTES` for an answer with
+//! such a line, `exit-after:LINES` of input, `second-start`, `stderr-flood`, `grandchild`, `until:FILE` for an answer that ends when the file is there,
 //! `who` for an answer that tells the process's id and how many questions it has heard, `die-later` for a process that
 //! ends when a second question comes, `limited:SECONDS` for a refusal until then, or `play:FILE` for a recorded transcript.
 //!
@@ -89,57 +88,6 @@ fn answer(behaviour: &str, questions: u32) {
     match behaviour {
         "hang" => hang(),
         "garbage" => say("this is not JSON"),
-        "exit" => process::exit(7),
-        "refuse" => say(&format!(
-            r#"{{"type":"control_response","response":{{"subtype":"error","request_id":{id},"error":"unknown subtype"}}}}"#
-        )),
-        usage => say(&format!(
-            r#"{{"type":"control_response","response":{{"subtype":"success","request_id":{id},"response":{usage}}}}}"#
-        )),
-    }
-}
-
-fn flood() {
-    for _ in 0..40_000 {
-        eprintln!("a line of noise that nobody reads, many times over");
-    }
-}
-
-fn answer(behaviour: &str, questions: u32) {
-    let hang = || loop {
-        thread::sleep(Duration::from_secs(3600));
-    };
-    match behaviour {
-        "hang" => hang(),
-        "garbage" => say("this is not JSON"),
-        "garbage-mid-answer" => {
-            begin();
-            say("this is not JSON");
-        }
-        "half-line-hang" => {
-            begin();
-            print!(r#"{{"type":"stream_ev"#);
-            let _ = io::stdout().flush();
-            thread::sleep(Duration::from_secs(3600));
-        }
-        "stderr-flood-mid-answer" => {
-            begin();
-            flood();
-            end();
-        }
-        "lost-mid-answer" => {
-            begin();
-            say(r#"{"type":"assistant","error":"server_error"}"#);
-            say(
-                r#"{"type":"result","subtype":"success","is_error":true,"api_error_status":null,"num_turns":1,"result":"Connection to the API was lost (ECONNRESET)"}"#,
-            );
-        }
-        big if big.starts_with("big-line:") => {
-            let bytes = big["big-line:".len()..].parse().expect("a number");
-            begin();
-            delta(&"x".repeat(bytes));
-            end();
-        }
         "half-line" => {
             print!(r#"{{"type":"stream_ev"#);
             let _ = io::stdout().flush();
@@ -214,12 +162,29 @@ fn answer(behaviour: &str, questions: u32) {
 
 /// Answers that are odd in the middle, and plain ones.
 fn odd(behaviour: &str) {
+    begin();
     match behaviour {
+        "garbage-mid-answer" => say("this is not JSON"),
+        "half-line-hang" => {
+            print!(r#"{{"type":"stream_ev"#);
+            let _ = io::stdout().flush();
+            thread::sleep(Duration::from_secs(3600));
+        }
+        "lost-mid-answer" => {
+            say(r#"{"type":"assistant","error":"server_error"}"#);
+            say(
+                r#"{"type":"result","subtype":"success","is_error":true,"api_error_status":null,"num_turns":1,"result":"Connection to the API was lost (ECONNRESET)"}"#,
+            );
+            return;
+        }
+        "stderr-flood-mid-answer" => flood(),
         _ => {
-            begin();
-            end();
+            if let Some(bytes) = behaviour.strip_prefix("big-line:") {
+                delta(&"x".repeat(bytes.parse().expect("a number")));
+            }
         }
     }
+    end();
 }
 
 fn begin() {
