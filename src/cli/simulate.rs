@@ -26,6 +26,10 @@ pub(super) struct Args {
     /// Where random numbers begin: the same seed gives the same output
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Simulate so many weeks, each with the next seed, and print means and deviations
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(conflicts_with_all = ["log", "svg", "scale"])]
+    seeds: Option<u32>,
     /// Subscriptions in the pool [default: 20; with --scale the largest step, 10000]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     subscriptions: Option<u32>,
@@ -90,6 +94,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<String> {
         return if args.json { json(&reports) } else { Ok(simulator::scale_table(&reports)) };
     }
     let options = args.options(Options::default().turns, &[]);
+    if let Some(weeks) = args.seeds {
+        let reports = simulator::weeks(&options, weeks, &mut progress);
+        news.end();
+        return if args.json { json(&reports) } else { Ok(simulator::weeks_table(&reports)) };
+    }
     let report = match &args.log {
         None => simulator::synthetic(&options, &mut progress),
         Some(file) => {

@@ -1,14 +1,20 @@
 //! Evening out the blocks: idle sessions move from the dearest subscription to the cheapest.
+//!
+//! The strategy `pace` weighs what that costs: a session that moves leaves its prompt cache behind, and writing a long
+//! conversation anew costs more than most requests. It lets a session go only from where it could soon not be served.
 
 use std::collections::BTreeSet;
 
 use crate::units::Timestamp;
 
 use super::Pool;
-use super::command::Effect;
+use super::command::{Effect, Strategy};
 use super::select::Place;
 use super::session::{Age, Kind, Session};
 use super::session_table::SessionRef;
+
+/// From this share of its block on the strategy `pace` lets idle sessions go.
+const PACE_MOVES_FROM: f64 = 0.7;
 
 impl Pool {
     /// One rebalancing cycle: when the current blocks of the dearest and the cheapest subscription cost differently
@@ -36,10 +42,20 @@ impl Pool {
         let most = if self.by_organization.is_empty() { 1 } else { usize::MAX };
         cheapest_of_each.take(most).find_map(|&(low, cheapest)| {
             let dear = self.blocks.iter().rev().take_while(|(cost, _)| *cost > low && *cost - low >= gap);
-            let mut alike = dear.filter(|(_, at)| *at != cheapest && owner(*at) == owner(cheapest));
-            let (_, dearest) = alike.find(|(_, at)| self.idle_sessions(*at, now).next().is_some())?;
+            let alike = dear.filter(|(_, at)| *at != cheapest && owner(*at) == owner(cheapest));
+            let mut leaving = alike.filter(|(_, at)| self.is_worth_leaving(*at, now));
+            let (_, dearest) = leaving.find(|(_, at)| self.idle_sessions(*at, now).next().is_some())?;
             Some((*dearest, cheapest))
         })
+    }
+
+    /// Whether the sessions of a subscription are better off elsewhere although their caches are here.
+    fn is_worth_leaving(&self, at: u32, now: Timestamp) -> bool {
+        if self.strategies[0] != Strategy::Pace {
+            return true;
+        }
+        let member = self.member(at);
+        member.limits.lock_at(now).is_some() || member.block_share(now, &member.usage.figures(now)) >= PACE_MOVES_FROM
     }
 
     fn move_idle(&mut self, now: Timestamp, from: u32, to: u32) {

@@ -35,7 +35,8 @@ pub(super) struct Qualities {
     pub(super) week_share: f64,
     /// When its week resets, if it has a fixed reset.
     pub(super) week_reset: Option<Timestamp>,
-    /// Share of the 5-hour block used.
+    /// Share of the 5-hour block used: the provider's word where there is one, because it alone knows how much a block
+    /// of this subscription lets pass.
     pub(super) block_share: f64,
 }
 
@@ -64,25 +65,28 @@ fn load(of: &Qualities) -> f64 {
     share(of.clients).max(share(of.in_flight))
 }
 
-/// A session costs this many points, like in the health score: it brings use that is not on the books yet.
-const POINTS_A_CLIENT: f64 = 5.0;
+/// Each session is expected to use this share of a week and of a block that is not on the books yet.
+const SHARE_A_CLIENT: f64 = 0.02;
+/// A block that is emptier than this is no better for it: nothing is won by sparing blocks that nobody fills.
+const BLOCK_ROOM: f64 = 0.5;
 /// With less headroom than this, whatever is left is spared.
-const SCARCE: f64 = 0.2;
+const SCARCE: f64 = 0.1;
 
-/// How far a subscription is behind the pace at which its week would be used up exactly when it resets, in points of
-/// a week. What would expire soonest unused comes first; who is short of headroom, in the block or in the week, last. A
-/// rolling week gives back evenly what was used, so it counts as always halfway to its reset.
+/// How far a subscription is behind the pace at which its week would be used up exactly when it resets, in weeks, and
+/// how much room its block has. What would expire soonest unused comes first; who is short of headroom, in the block or
+/// in the week, last. A rolling week gives back evenly what was used, so it counts as always halfway to its reset.
 ///
 /// All resets come nearer at the same rate, so the order of fixed ones does not change as time goes by. That is why the
 /// reset is taken as it is, in weeks since 1970, and not as the time until then.
 fn pace(of: &Qualities, now: Timestamp) -> f64 {
     let left = (1.0 - of.week_share).max(0.0);
+    let block_left = (1.0 - of.block_share).max(0.0);
     let reset = of.week_reset.unwrap_or(now + WEEK / 2);
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of this age are far below 2^53")]
     let resets_at = reset.as_millis() as f64 / WEEK.as_millis() as f64;
-    let headroom = left.min(1.0 - of.block_share).max(0.0);
-    let scarcity = (1.0 - headroom / SCARCE).max(0.0);
-    100.0 * (left - resets_at - scarcity) - POINTS_A_CLIENT * f64::from(of.clients.0)
+    let scarcity = (1.0 - left.min(block_left) / SCARCE).max(0.0);
+    let expected = SHARE_A_CLIENT * f64::from(of.clients.0);
+    left - expected - resets_at + (block_left - expected).min(BLOCK_ROOM) - scarcity
 }
 
 /// Billionths: they order floats as well as the floats do, and compare faster.
@@ -173,6 +177,9 @@ mod tests {
         // Nearly empty: the others first, even if this rest expires.
         prefers(Strategy::Pace, &IDLE, &resets_in(24, 0.97));
         prefers(Strategy::Pace, &IDLE, &Qualities { block_share: 0.99, ..IDLE });
+        // Weeks being equal, the emptier block; but not for its own sake where both have room.
+        prefers(Strategy::Pace, &Qualities { block_share: 0.6, ..IDLE }, &Qualities { block_share: 0.8, ..IDLE });
+        prefers(Strategy::Pace, &Qualities { block_share: 0.5, ..resets_in(24, 0.3) }, &resets_in(30, 0.3));
         // Sessions count, so that a burst spreads.
         prefers(Strategy::Pace, &IDLE, &Qualities { clients: (1, 15), ..IDLE });
     }

@@ -179,6 +179,12 @@ impl Subscription {
         provider.map_or(own, |provider| provider.max(own)).min(100.0)
     }
 
+    /// The block's use as a share: the provider's word if there is one, else our own account.
+    pub(super) fn block_share(&self, now: Timestamp, figures: &Figures) -> f64 {
+        let provider = self.limits.reported_at(now, Window::FiveHour).map(|reported| reported.utilization);
+        provider.unwrap_or_else(|| block_percent(figures.block_tally.cost.as_usd()) / 100.0)
+    }
+
     pub(super) fn health_at(&self, now: Timestamp, figures: &Figures, clients: u32) -> HealthBreakdown {
         HealthBreakdown::of(&HealthInputs {
             weekly_percent: self.week_use(now, figures).percent(),

@@ -265,7 +265,7 @@ impl Pool {
             position: member.position,
             week_share: member.week_use(now, figures).share(),
             week_reset: member.usage.week_reset_after(now),
-            block_share: member.block_percent(now, figures) / 100.0,
+            block_share: member.block_share(now, figures),
         }
     }
 

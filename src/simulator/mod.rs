@@ -20,6 +20,7 @@ mod recorded;
 mod report;
 mod table;
 mod trace;
+mod weeks;
 mod workload;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use recorded::{LogError, Recorded};
 pub use report::{BoundReport, Report, Sample, Setup, StrategyReport};
 pub use table::scale_table;
 pub use trace::{Request, Requests, Source};
+pub use weeks::{weeks, weeks_table};
 pub use workload::{Week, Workload};
 
 use engine::World;

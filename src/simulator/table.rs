@@ -6,12 +6,12 @@ use super::random::real;
 use super::report::{BoundReport, Report, StrategyReport};
 
 /// Column titles over cells; the first column is text, the others are figures.
-struct Table {
-    rows: Vec<Vec<String>>,
+pub(super) struct Table {
+    pub(super) rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn new(titles: &[&str]) -> Self {
+    pub(super) fn new(titles: &[&str]) -> Self {
         Self { rows: vec![titles.iter().map(ToString::to_string).collect()] }
     }
 }
@@ -159,7 +159,7 @@ pub fn scale_table(reports: &[Report]) -> String {
     )
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.2} %", share * 100.0)
 }
 

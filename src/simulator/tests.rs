@@ -1,5 +1,6 @@
 //! What holds for every strategy and every trace.
 
+use super::random::real;
 use super::*;
 
 fn options() -> Options {
@@ -59,6 +60,39 @@ fn sessions_that_stay_save_their_caches() {
     let report = run(&Options { rebalancing: false, load: 0.6, ..options() });
     let cost = |name| report.strategies.iter().find(|strategy| strategy.strategy == name).unwrap().cold_cache_cost;
     assert!(cost("not_sticky") > 10.0 * cost("health"), "{} {}", cost("not_sticky"), cost("health"));
+}
+
+/// On weeks that nothing was tuned on, with room and without. `auth-pool simulate --seeds` shows more of them.
+#[test]
+fn pace_beats_every_other_strategy() {
+    for load in [0.9, 1.2] {
+        let options = Options {
+            seed: 5001,
+            load,
+            subscriptions: 10,
+            sessions_per_subscription: 50.0,
+            contenders: Contender::ALL.into_iter().filter(|contender| contender.sticky).collect(),
+            ..options()
+        };
+        let reports = weeks(&options, 2, &mut |_| {});
+        let mean = |contender: usize, figure: fn(&StrategyReport) -> f64| {
+            reports.iter().map(|report| figure(&report.strategies[contender])).sum::<f64>() / real(reports.len() as u64)
+        };
+        for other in 1..options.contenders.len() {
+            let case = format!("{} at {load}", options.contenders[other].name);
+            let compared = |figure: fn(&StrategyReport) -> f64| (mean(0, figure), mean(other, figure));
+            let (pace, served) = compared(|report| report.work_served);
+            // With room, everybody serves what the provider's failures let pass.
+            let margin = if load > 1.0 { 0.02 } else { -0.0005 };
+            assert!(pace >= served + margin, "{case}: served {pace} and {served}");
+            let (pace, cold) = compared(|report| report.cold_cache_cost);
+            assert!(pace < 0.6 * cold, "{case}: cold caches {pace} and {cold} dollars");
+            let (pace, moved) = compared(|report| real(report.rotations + report.rebalanced));
+            assert!(pace < 0.4 * moved, "{case}: moved {pace} and {moved}");
+            let (pace, spread) = compared(|report| report.gini);
+            assert!(pace < spread, "{case}: Gini {pace} and {spread}");
+        }
+    }
 }
 
 #[test]
