@@ -59,12 +59,14 @@ impl Bench {
     }
 
     fn backend(&self, behaviour: &str) -> ClaudeCliBackend {
+        // Silence is noticed soon where it is what happens.
+        let is_silent = behaviour.ends_with("hang") || behaviour.starts_with("stall");
+        let idle = if is_silent { Duration::from_secs(1) } else { PATIENCE };
         let settings = Settings {
             command: fake_claude(),
             cwd: self.at("workspace"),
             own_env: Env::from_process().vars().clone(),
-            // Silence is noticed soon; nothing else here waits.
-            timers: Timers { first_event: PATIENCE, idle: Duration::from_secs(1), total: PATIENCE },
+            timers: Timers { first_event: PATIENCE, idle, total: PATIENCE },
         };
         let env = [("FAKE_CLAUDE", behaviour.to_owned()), ("TMPDIR", self.at("tmp").to_string_lossy().into_owned())];
         let profile = Profile {

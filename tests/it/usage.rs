@@ -90,7 +90,9 @@ async fn an_idle_process_tells_and_is_as_good_as_before() {
     assert_eq!(bench.claude.counts().started, 1);
     while events.next().await.is_some() {}
     drop(events);
-    until(|| bench.claude.counts() == ProcessCounts { spare: 1, started: 2, ..ProcessCounts::default() }).await;
+    // It stays with its conversation, and the next one is ready.
+    until(|| bench.claude.counts() == ProcessCounts { live: 1, spare: 1, started: 2, ..ProcessCounts::default() })
+        .await;
     bench.end().await;
 }
 
