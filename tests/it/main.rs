@@ -15,6 +15,7 @@ mod queue;
 mod reload;
 mod runaway;
 mod selftest;
+mod shared;
 mod store;
 mod structured;
 mod usage;
