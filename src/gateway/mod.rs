@@ -12,6 +12,7 @@ mod pooled;
 mod queue;
 mod settings;
 mod structured;
+mod transcripts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
 pub use settings::Settings;
+pub use transcripts::SessionError;
 
 pub use crate::backend::{Failure, FailureKind};
 pub use crate::pool::{Priority, RebalanceSettings, RefusalReason};
@@ -92,8 +94,10 @@ pub enum SessionHint {
     /// Nothing: the gateway derives a fingerprint from the conversation's beginning.
     #[default]
     None,
-    /// A session id (`session_id`, `X-Session-Id`): the conversation's name.
+    /// A `session_id`: the conversation's name. What was said in it is remembered, see [`SessionError`].
     Session(Arc<str>),
+    /// An `X-Session-Id`: sticks to a subscription like a session id, but the client sends the whole history.
+    Header(Arc<str>),
     /// A `prompt_cache_key`: sticks to a subscription like a session id, but the client sends the whole history.
     CacheKey(Arc<str>),
 }
@@ -106,6 +110,9 @@ pub struct Answer {
     pub session_id: Option<String>,
     /// Why this subscription, for people.
     pub decision_reason: String,
+    /// Whether the provider has found at least half of the prompt in its cache. A conversation that is carried to another
+    /// subscription begins cold.
+    pub cache_is_warm: bool,
     /// The answer. Dropping it cancels the run; after [`Event::Finished`] it may be dropped at once, the gateway settles
     /// the rest by itself.
     pub events: BoxStream<'static, Result<Event, GatewayError>>,
@@ -149,6 +156,9 @@ pub enum GatewayError {
         /// What is wrong with it, for the client. May quote the answer.
         wrong: String,
     },
+    /// The session that it belongs to cannot go on like this.
+    #[error(transparent)]
+    Session(#[from] SessionError),
     /// The program is about to end.
     #[error("the server is shutting down")]
     ShuttingDown,

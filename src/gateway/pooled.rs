@@ -21,6 +21,7 @@ use super::clients::Clients;
 use super::guard::{Guard, Runaway};
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
+use super::transcripts::Transcripts;
 use super::{
     Answer, BackendHealth, Call, DecisionFilter, Gateway, GatewayError, HealthReport, PoolHealth, QueueSettings,
     SessionHint, Settings, operate,
@@ -67,6 +68,7 @@ struct Shared {
     started: Timestamp,
     draining: AtomicBool,
     guard: Guard,
+    transcripts: Transcripts,
     /// Ends every answer.
     kill: CancellationToken,
     /// What is wrong with the configuration file since it was last changed.
@@ -97,6 +99,7 @@ impl PooledGateway {
             started: clock::now(),
             draining: AtomicBool::new(false),
             guard: Guard::default(),
+            transcripts: Transcripts::default(),
             kill: CancellationToken::new(),
             config_problems: ArcSwapOption::empty(),
             debug_parts: ArcSwap::default(),
@@ -152,6 +155,10 @@ impl PooledGateway {
         self.0.draining.load(Ordering::Acquire)
     }
 
+    pub(super) fn transcripts(&self) -> &Transcripts {
+        &self.0.transcripts
+    }
+
     /// What each client may use of the pool.
     pub fn clients(&self) -> &Clients {
         &self.0.clients
@@ -181,15 +188,16 @@ impl PooledGateway {
             let decision = Arc::clone(&lease.decision);
             info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
             match self.run(call, lease, deadline).await {
-                Ok(events) => {
+                Ok(Begun { events, cache_is_warm }) => {
                     let session_id = match &call.session {
-                        SessionHint::Session(id) => Some(id.to_string()),
+                        SessionHint::Session(id) | SessionHint::Header(id) => Some(id.to_string()),
                         SessionHint::CacheKey(_) | SessionHint::None => None,
                     };
                     return Ok(Answer {
                         subscription,
                         session_id,
                         decision_reason: decision.reason.to_string(),
+                        cache_is_warm,
                         events,
                     });
                 }
@@ -273,12 +281,7 @@ impl PooledGateway {
     }
 
     /// Runs the request under `lease` up to what its client sees first.
-    async fn run(
-        &self,
-        call: &Call,
-        lease: Lease,
-        deadline: Instant,
-    ) -> Result<stream::BoxStream<'static, EventResult>, Failure> {
+    async fn run(&self, call: &Call, lease: Lease, deadline: Instant) -> Result<Begun, Failure> {
         let Some(backend) = self.backend(&lease.subscription) else {
             return Err(Failure::new(FailureKind::Spawn, "the subscription has no backend"));
         };
@@ -286,12 +289,18 @@ impl PooledGateway {
         let caller = Caller { client: Arc::clone(&call.client) };
         let mut attempt = Attempt::new(backend.run(request, &caller), lease, request.model.price, self.0.tasks.clone());
         let mut begun = Vec::with_capacity(2);
+        let mut cache_is_warm = false;
         while let Some(event) = timeout_at(deadline, attempt.next()).await.map_err(|_| too_late())?.transpose()? {
             let is_seen = if call.stream { event.is_content() } else { matches!(event, Event::Finished { .. }) };
+            if let Event::Started(usage) = &event {
+                // A common system prompt can be there while the conversation is not.
+                cache_is_warm = usage.cache_read * 2 >= usage.total_input().max(1);
+            }
             begun.push(Ok(event));
             if is_seen {
                 let rest = Rest { attempt, deadline, kill: self.0.kill.clone() };
-                return Ok(stream::iter(begun).chain(stream::unfold(Some(rest), Rest::next)).boxed());
+                let events = stream::iter(begun).chain(stream::unfold(Some(rest), Rest::next)).boxed();
+                return Ok(Begun { events, cache_is_warm });
             }
         }
         Err(Failure::new(FailureKind::Protocol, "the backend ended without an answer"))
@@ -327,6 +336,13 @@ impl PooledGateway {
 }
 
 type EventResult = Result<Event, GatewayError>;
+
+/// An answer of which something is there.
+struct Begun {
+    events: stream::BoxStream<'static, EventResult>,
+    /// See [`Answer::cache_is_warm`].
+    cache_is_warm: bool,
+}
 
 /// An answer from what its client sees first on.
 struct Rest {
@@ -367,7 +383,7 @@ impl Gateway for PooledGateway {
             let deadline = Instant::now() + self.0.settings.load().deadline;
             tokio::select! {
                 biased;
-                answer = self.answer(call, deadline) => answer,
+                answer = self.in_session(call, deadline) => answer,
                 () = self.0.kill.cancelled() => Err(GatewayError::ShuttingDown),
             }
         })
@@ -457,7 +473,7 @@ fn estimated_cost(call: &Call) -> MicroUsd {
 /// The client's own session id under its own key, so that two clients cannot share a session by accident; else a
 /// fingerprint of what stays the same over a conversation.
 fn session_key(call: &Call) -> SessionKey {
-    if let SessionHint::Session(id) | SessionHint::CacheKey(id) = &call.session {
+    if let SessionHint::Session(id) | SessionHint::Header(id) | SessionHint::CacheKey(id) = &call.session {
         return explicit_session(&call.client, id);
     }
     let mut hasher = DefaultHasher::new();

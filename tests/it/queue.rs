@@ -308,7 +308,7 @@ async fn who_cannot_use_a_place_does_not_hold_up_the_others() {
     });
     let of_session = |name: &str, session: &str| {
         let call = named(name, Priority::Normal);
-        Call { session: SessionHint::Session(session.into()), ..call }
+        Call { session: SessionHint::Header(session.into()), ..call }
     };
     let mut clients = Vec::new();
     for name in ["a1", "a2"] {

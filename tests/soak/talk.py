@@ -76,7 +76,7 @@ class Conversation:
         self.turns = 0
         self.options: Json = {"tools": TOOLS} if with_tools else {}
         if random.random() < habits.names_its_session:
-            self.options["session_id"] = f"session-{number}-{secrets.token_hex(4)}"
+            self.options["prompt_cache_key"] = f"session-{number}-{secrets.token_hex(4)}"
 
     def nonce(self) -> str:
         return f"n{self.number:06d}x{self.turns}x{secrets.token_hex(4)}"

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::api::{Denial, Invalid, InvalidKind, Reply};
 use crate::conversation::LimitReport;
-use crate::gateway::{Failure, FailureKind, GatewayError, RefusalReason};
+use crate::gateway::{Failure, FailureKind, GatewayError, RefusalReason, SessionError};
 use crate::runtime::clock;
 
 /// Read by OpenAI's own clients.
@@ -64,12 +64,13 @@ pub enum Cause {
     UpstreamFailed,
     UpstreamTimeout,
     InvalidOutput,
+    ConversationLost,
     Internal,
 }
 
 impl Cause {
     /// Every cause, for tests and documentation.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::InvalidValue,
         Self::MissingParameter,
         Self::Unsupported,
@@ -94,6 +95,7 @@ impl Cause {
         Self::UpstreamFailed,
         Self::UpstreamTimeout,
         Self::InvalidOutput,
+        Self::ConversationLost,
         Self::Internal,
     ];
 
@@ -127,6 +129,7 @@ impl Cause {
             Self::UpstreamFailed => (StatusCode::BAD_GATEWAY, SERVER, "upstream_error"),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, SERVER, "upstream_timeout"),
             Self::InvalidOutput => (StatusCode::BAD_GATEWAY, SERVER, "invalid_output"),
+            Self::ConversationLost => (StatusCode::CONFLICT, REQUEST, "conversation_lost"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error"),
         }
     }
@@ -221,6 +224,13 @@ impl From<GatewayError> for Error {
                 format!("The model's answer does not have the form that 'response_format' asks for: {wrong}."),
             )
             .with_param("response_format"),
+            GatewayError::Session(error) => {
+                let cause = match error {
+                    SessionError::Lost => Cause::ConversationLost,
+                    SessionError::Misfit(_) => Cause::InvalidValue,
+                };
+                Self::new(cause, sentence(error.to_string())).with_param("messages")
+            }
             GatewayError::ShuttingDown => {
                 Self::new(Cause::ShuttingDown, "The server is shutting down. Try again in a moment.")
                     .with_retry_after(Some(Duration::from_secs(1)))

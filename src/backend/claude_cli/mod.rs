@@ -25,6 +25,7 @@ mod process;
 mod script;
 mod spares;
 mod spawns;
+mod start_error;
 mod tools;
 mod traces;
 mod turn;
@@ -150,6 +151,11 @@ impl ClaudeCli {
 
     /// Takes over what is known of the installed CLI: every request from now on is held against it.
     pub fn set_features(&self, features: Features) {
+        if features.has(Feature::HybridTools) {
+            self.live.trust_tools();
+        } else {
+            self.live.distrust_tools();
+        }
         self.features.store(Arc::new(features));
     }
 

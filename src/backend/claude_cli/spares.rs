@@ -6,7 +6,6 @@
 //! not crowd out running answers.
 
 use std::collections::VecDeque;
-use std::io;
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,8 +22,8 @@ use super::output::{self, Line};
 use super::places::{Closed, Place, Places};
 use super::process::{Launch, Process, ReadError};
 use super::spawns::Spawns;
+use super::start_error::StartError;
 use super::upkeep;
-use crate::backend::{Failure, FailureKind};
 use crate::runtime::tasks::Tasks;
 
 /// How long a process that starts may keep others from starting.
@@ -196,41 +195,6 @@ impl<'a> WaitingForPlace<'a> {
 impl Drop for WaitingForPlace<'_> {
     fn drop(&mut self) {
         self.0.state().waiting_for_place -= 1;
-    }
-}
-
-/// Why no process could be had.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum StartError {
-    /// The pool stops.
-    #[error("the pool is shutting down")]
-    Closed,
-    /// Too many were started lately.
-    #[error("{most} CLI processes were started within a minute, and that is the most; more in {}", humantime::format_duration(*after))]
-    Runaway {
-        /// The most within a minute.
-        most: usize,
-        /// When there may be another; whole seconds.
-        after: Duration,
-    },
-    /// The operating system refused.
-    #[error("the CLI `{command}` could not be started: {source}")]
-    Io {
-        /// The executable.
-        command: String,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl StartError {
-    /// What it is to a request.
-    pub(super) fn failure(&self) -> Failure {
-        let kind = match self {
-            Self::Runaway { .. } => FailureKind::Runaway,
-            Self::Closed | Self::Io { .. } => FailureKind::Spawn,
-        };
-        Failure::new(kind, self.to_string())
     }
 }
 

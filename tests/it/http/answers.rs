@@ -86,7 +86,7 @@ async fn a_whole_answer_and_what_the_gateway_learns_of_it() {
     assert_eq!(completion["usage"]["prompt_tokens_details"]["cached_tokens"], 30);
 
     let call = fixture.gateway.call();
-    assert_eq!(call.session, SessionHint::Session("s-2".into()));
+    assert_eq!(call.session, SessionHint::Header("s-2".into()));
     assert_eq!(&*call.client, "anonymous");
     assert!(!call.stream);
     assert_eq!(call.priority, Priority::High);

@@ -123,6 +123,7 @@ impl Gateway for FakeGateway {
                 subscription: "claude-a".into(),
                 session_id: None,
                 decision_reason: "best health 97 — of 3".into(),
+                cache_is_warm: false,
                 events: events.boxed(),
             })
         })

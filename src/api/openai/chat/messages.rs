@@ -21,15 +21,18 @@ pub(super) struct Conversation {
     open: Vec<String>,
     /// Which message made them.
     asked_by: usize,
+    /// See [`conversation`].
+    continues: bool,
 }
 
-/// Reads `messages`.
-pub(super) fn conversation(messages: Value, at: &Path<'_>) -> Result<Conversation, Invalid> {
+/// Reads `messages`. `continues`: whether they may go on with a conversation that the server knows, and so begin with the
+/// results of calls that are not among them.
+pub(super) fn conversation(messages: Value, continues: bool, at: &Path<'_>) -> Result<Conversation, Invalid> {
     let messages = array(messages, at)?;
     if messages.is_empty() {
         return Err(at.invalid("must hold at least one message"));
     }
-    let mut conversation = Conversation::default();
+    let mut conversation = Conversation { continues, ..Conversation::default() };
     let last = messages.len() - 1;
     for (index, message) in messages.into_iter().enumerate() {
         conversation.add(index, message, at)?;
@@ -112,18 +115,31 @@ impl Conversation {
     fn tool_result(&mut self, message: &mut Map<String, Value>, at: &Path<'_>) -> Result<Block, Invalid> {
         let id_at = at.key("tool_call_id");
         let id = call_id(string(require(message, "tool_call_id", at)?, &id_at)?, &id_at)?;
-        let Some(place) = self.open.iter().position(|open| *open == id) else {
-            let id = excerpt(&id);
-            return Err(id_at
-                .invalid(format_args!("is '{id}', which is no unanswered call of the assistant message before it")));
-        };
-        self.open.remove(place);
+        match self.open.iter().position(|open| *open == id) {
+            Some(place) => {
+                self.open.remove(place);
+            }
+            // Whether the server knows the call is for it to say.
+            None if self.continues && self.begins_with_results() => {}
+            None => {
+                let id = excerpt(&id);
+                return Err(id_at.invalid(format_args!(
+                    "is '{id}', which is no unanswered call of the assistant message before it"
+                )));
+            }
+        }
         let content = parts(require(message, "content", at)?, Speaker::Tool, &at.key("content"))?;
         let content = content.into_iter().map(|part| match part {
             Part::Text(text) => ToolResultContent::Text(text),
             Part::Image(image) => ToolResultContent::Image(image),
         });
         Ok(Block::ToolResult { tool_use_id: id, content: content.collect(), is_error: false })
+    }
+
+    /// Whether nothing but results has been said so far.
+    fn begins_with_results(&self) -> bool {
+        let mut blocks = self.turns.iter().flat_map(|turn| &turn.blocks);
+        blocks.all(|block| matches!(block, Block::ToolResult { .. }))
     }
 
     /// Every call needs its result before anybody else speaks.

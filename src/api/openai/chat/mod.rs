@@ -29,6 +29,8 @@ const LARGE: usize = 512 << 10;
 
 /// Which subscription answered.
 const SUBSCRIPTION: HeaderName = HeaderName::from_static("x-auth-pool-subscription");
+/// Whether the provider had the larger part of the prompt in its cache: `warm` or `cold`.
+const CACHE: HeaderName = HeaderName::from_static("x-auth-pool-cache");
 /// Why that one.
 const DECISION: HeaderName = HeaderName::from_static("x-auth-pool-decision");
 
@@ -44,7 +46,7 @@ pub async fn create(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Repl
 async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<Reply, Error> {
     let chat = parse(gateway.catalog(), caller.clone(), body).await?;
     let sent_session = match &chat.session {
-        SessionHint::Session(id) => Some(id.to_string()),
+        SessionHint::Session(id) | SessionHint::Header(id) => Some(id.to_string()),
         SessionHint::CacheKey(_) | SessionHint::None => None,
     };
     let is_structured = chat.request.options.output_check.is_some();
@@ -55,7 +57,7 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<R
         stream: chat.stream,
         priority: chat.priority,
     };
-    let Answer { subscription, session_id, decision_reason, events } = gateway.chat(call).await?;
+    let Answer { subscription, session_id, decision_reason, cache_is_warm, events } = gateway.chat(call).await?;
     tracing::Span::current().record("subscription", &*subscription);
     let envelope = Envelope {
         id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
@@ -74,6 +76,7 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<R
         let completion = Completion::collect(events, envelope.show_thinking).await?;
         Reply::json(http::StatusCode::OK, &completion.document(&envelope))
     };
+    let reply = reply.with_header(CACHE, if cache_is_warm { "warm" } else { "cold" });
     if !caller.is_operator {
         return Ok(reply);
     }

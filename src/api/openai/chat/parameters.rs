@@ -114,7 +114,12 @@ pub const PARAMETERS: &[Parameter] = &[
          asked for once more (which counts in `usage`), a stream ends with an error in place of its last chunk",
     ),
     row("prompt_cache_key", Honoured, "keeps requests on one subscription, where their prompt is cached"),
-    row("session_id", Extension, "names the conversation; also as header `X-Session-Id`; echoed in the answer"),
+    row(
+        "session_id",
+        Extension,
+        "names the conversation: with one new turn the request goes on where it stands; the header `X-Session-Id` only \
+         keeps requests on one subscription; both are echoed in the answer",
+    ),
     row("priority", Extension, "`low`, `normal` or `high`: how much of the owners' reserve the request may use"),
     row("system", Extension, "a system prompt, put before those of the messages"),
     row("metadata", Accepted(Shape::Object), "nothing is stored"),

@@ -50,9 +50,13 @@ pub(super) fn parse(body: &[u8], catalog: &Catalog, caller: &Caller) -> Result<C
         return Err(models::not_allowed(&name));
     }
     parameters::screen(&mut request)?;
+    let session = session(&mut request, caller.session_header.as_deref())?;
     let messages_at = root.key("messages");
-    let messages::Conversation { mut system, turns, .. } =
-        messages::conversation(require(&mut request, "messages", &root)?, &messages_at)?;
+    let messages::Conversation { mut system, turns, .. } = messages::conversation(
+        require(&mut request, "messages", &root)?,
+        matches!(session, SessionHint::Session(_)),
+        &messages_at,
+    )?;
     if let Some(prompt) = take(&mut request, "system") {
         let texts = parts(prompt, Speaker::System, &root.key("system"))?;
         system.splice(
@@ -68,7 +72,6 @@ pub(super) fn parse(body: &[u8], catalog: &Catalog, caller: &Caller) -> Result<C
         system.extend(format.instruction);
     }
     let (stream, include_usage) = streaming(&mut request)?;
-    let session = session(&mut request, caller.session_header.as_deref())?;
     let priority = priority(&mut request)?;
     Ok(ChatRequest {
         show_thinking: options.effort.is_some(),
@@ -211,10 +214,11 @@ fn session(request: &mut Map<String, Value>, header: Option<&[u8]>) -> Result<Se
             session_id(text.trim().to_owned(), &header_at)
         })
         .transpose()?;
-    Ok(match (body.or(header), cache_key) {
-        (Some(id), _) => SessionHint::Session(id),
-        (None, Some(key)) => SessionHint::CacheKey(key),
-        (None, None) => SessionHint::None,
+    Ok(match (body, header, cache_key) {
+        (Some(id), ..) => SessionHint::Session(id),
+        (None, Some(id), _) => SessionHint::Header(id),
+        (None, None, Some(key)) => SessionHint::CacheKey(key),
+        (None, None, None) => SessionHint::None,
     })
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::conversation::ImageSource;
 
 fn read(messages: Value) -> Result<(Vec<String>, Vec<Turn>), String> {
-    conversation(messages, &Path::Root.key("messages"))
+    conversation(messages, false, &Path::Root.key("messages"))
         .map(|conversation| (conversation.system, conversation.turns))
         .map_err(|error| error.message)
 }

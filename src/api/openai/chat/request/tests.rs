@@ -138,7 +138,7 @@ fn the_session_is_the_first_of_body_header_and_cache_key() {
     let session = |extra, header: Option<&[u8]>| read_with(extra, header).map(|chat| chat.session).ok();
     let both = json!({ "session_id": "--a b", "prompt_cache_key": "k" });
     assert_eq!(session(both.clone(), Some(b"h")), Some(SessionHint::Session("--a b".into())));
-    assert_eq!(session(json!({ "prompt_cache_key": "k" }), Some(b" h ")), Some(SessionHint::Session("h".into())));
+    assert_eq!(session(json!({ "prompt_cache_key": "k" }), Some(b" h ")), Some(SessionHint::Header("h".into())));
     assert_eq!(session(json!({ "prompt_cache_key": "k" }), None), Some(SessionHint::CacheKey("k".into())));
     let longest = "é".repeat(256);
     assert_eq!(session(json!({ "session_id": longest }), None), Some(SessionHint::Session(longest.as_str().into())));

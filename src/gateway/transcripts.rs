@@ -1,0 +1,477 @@
+//! Conversations that their clients do not send again: what was said under a `session_id`.
+//!
+//! A request that names a session and holds one turn only goes on where the session stands. Any other request says itself
+//! what was said before, and replaces what is known here. So a client can do either, at any time:
+//!
+//! | the request holds | the session is | then |
+//! |---|---|---|
+//! | several turns | known or not | it is taken as it is, and remembered |
+//! | one turn | not known | a conversation begins |
+//! | one turn | known | the turn is added to it |
+//! | the very turn with which the session began | one question and its answer | the answer is given anew |
+//! | one turn | forgotten, because memory is bounded | an error: the client has to send the whole conversation |
+//!
+//! A system prompt holds for the rest of the conversation; another one is added to it. Tools and options are those of each
+//! request. Turns that are added wait for each other, so that each one sees the one before it.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use futures_util::stream::{BoxStream, Stream, StreamExt as _};
+use serde_json::{Map, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Answer, Call, GatewayError, PooledGateway, RefusalReason, SessionHint};
+use crate::conversation::{Block, Event, ImageSource, Request, Role, ToolResultContent, Turn};
+
+/// Bytes of one conversation, and of all together. Above that the one, or the one used longest ago, is forgotten.
+const MOST_BYTES: Bounds = Bounds { each: 16 << 20, all: 256 << 20 };
+
+/// What a conversation takes beside its words, in bytes. It bounds their number.
+const OVERHEAD: usize = 1024;
+
+/// Names of forgotten sessions that are remembered, so that their clients get an error and no answer out of nowhere.
+const MOST_LOST: usize = 100_000;
+
+type Events = BoxStream<'static, Result<Event, GatewayError>>;
+
+/// Whose session, and how its client calls it.
+type Name = (Arc<str>, Arc<str>);
+
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    each: usize,
+    all: usize,
+}
+
+/// Why a session cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// It was forgotten.
+    #[error("the conversation of this session is no longer known: send all of its messages")]
+    Lost,
+    /// The turn does not fit the session's last one.
+    #[error("{0}")]
+    Misfit(String),
+}
+
+impl PooledGateway {
+    /// Answers `call`, after what was said before in its session.
+    pub(super) async fn in_session(&self, mut call: Call, deadline: Instant) -> Result<Answer, GatewayError> {
+        let SessionHint::Session(id) = &call.session else { return self.answer(call, deadline).await };
+        let name = (Arc::clone(&call.client), Arc::clone(id));
+        let visit = timeout_at(deadline, self.transcripts().enter(name, &mut call.request)).await;
+        let visit = visit.unwrap_or_else(|_| {
+            Err(GatewayError::Refused {
+                reason: RefusalReason::Busy,
+                retry_after: None,
+                message: "an earlier request of this session has not been answered yet".to_owned(),
+            })
+        })?;
+        let mut asked = Transcript { system: call.request.system.clone(), turns: call.request.turns.clone() };
+        let options = &call.request.options;
+        if options.output_check.is_some() && options.output_schema.is_none() {
+            // The form of the answer is asked for in words, the last of the system prompt. They are for this answer only.
+            asked.system.pop();
+        }
+        let answer = self.answer(call, deadline).await?;
+        let events = Recorded { events: answer.events, heard: Heard::default(), asked: Some(asked), visit };
+        Ok(Answer { events: events.boxed(), ..answer })
+    }
+}
+
+/// What was said in the sessions. A cheap handle.
+#[derive(Clone, Debug)]
+pub(super) struct Transcripts(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    bounds: Bounds,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: HashMap<Name, Known>,
+    /// Names by last use, the oldest first.
+    by_use: BTreeMap<u64, Name>,
+    uses: u64,
+    bytes: usize,
+    lost: HashSet<Name>,
+    /// The same, the longest lost first.
+    lost_order: VecDeque<Name>,
+    /// One turn at a time.
+    locks: HashMap<Name, Arc<Semaphore>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    transcript: Arc<Transcript>,
+    bytes: usize,
+    used: u64,
+}
+
+#[derive(Debug, PartialEq)]
+struct Transcript {
+    system: Vec<String>,
+    turns: Vec<Turn>,
+}
+
+/// A request's stay in its session. Dropping it lets the next one in.
+#[derive(Debug)]
+struct Visit {
+    transcripts: Transcripts,
+    name: Name,
+    /// `None` for a request that depends on nobody.
+    turn: Option<(Arc<Semaphore>, OwnedSemaphorePermit)>,
+}
+
+impl Default for Transcripts {
+    fn default() -> Self {
+        Self::bounded(MOST_BYTES)
+    }
+}
+
+impl Transcripts {
+    fn bounded(bounds: Bounds) -> Self {
+        Self(Arc::new(Shared { bounds, state: Mutex::default() }))
+    }
+
+    /// Completes `request` by what was said before in the session.
+    async fn enter(&self, name: Name, request: &mut Request) -> Result<Visit, GatewayError> {
+        let mut visit = Visit { transcripts: self.clone(), name, turn: None };
+        let [turn] = request.turns.as_slice() else { return Ok(visit) };
+        let lock =
+            Arc::clone(self.state().locks.entry(visit.name.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))));
+        // It is never closed.
+        let Ok(permit) = Arc::clone(&lock).acquire_owned().await else { return Ok(visit) };
+        visit.turn = Some((lock, permit));
+        let known = self.recall(&visit.name)?;
+        let before = known.as_ref().map(|known| known.turns.as_slice()).unwrap_or_default();
+        if matches!(before, [first, _] if first == turn) {
+            return Ok(visit);
+        }
+        check_fit(before, turn)?;
+        if let Some(known) = known {
+            request.turns.splice(0..0, known.turns.iter().cloned());
+            let own = std::mem::replace(&mut request.system, known.system.clone());
+            request.system.extend(own.into_iter().filter(|text| !known.system.contains(text)));
+        }
+        Ok(visit)
+    }
+
+    fn recall(&self, name: &Name) -> Result<Option<Arc<Transcript>>, SessionError> {
+        let mut state = self.state();
+        if state.lost.contains(name) {
+            return Err(SessionError::Lost);
+        }
+        state.touch(name);
+        Ok(state.known.get(name).map(|known| Arc::clone(&known.transcript)))
+    }
+
+    fn record(&self, name: &Name, transcript: Transcript) {
+        let bytes = OVERHEAD + transcript.bytes();
+        let Bounds { each, all } = self.0.bounds;
+        let mut state = self.state();
+        state.forget(name);
+        if bytes > each {
+            state.lose(name.clone());
+            return;
+        }
+        state.find(name);
+        state.bytes += bytes;
+        state.known.insert(name.clone(), Known { transcript: Arc::new(transcript), bytes, used: 0 });
+        state.touch(name);
+        while state.bytes > all
+            && let Some((_, oldest)) = state.by_use.first_key_value()
+        {
+            let oldest = oldest.clone();
+            state.forget(&oldest);
+            state.lose(oldest);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn touch(&mut self, name: &Name) {
+        self.uses += 1;
+        if let Some(known) = self.known.get_mut(name) {
+            self.by_use.remove(&known.used);
+            known.used = self.uses;
+            self.by_use.insert(self.uses, name.clone());
+        }
+    }
+
+    fn forget(&mut self, name: &Name) {
+        if let Some(known) = self.known.remove(name) {
+            self.by_use.remove(&known.used);
+            self.bytes -= known.bytes;
+        }
+    }
+
+    fn lose(&mut self, name: Name) {
+        if self.lost.insert(name.clone()) {
+            self.lost_order.push_back(name);
+        }
+        if self.lost_order.len() > MOST_LOST
+            && let Some(oldest) = self.lost_order.pop_front()
+        {
+            self.lost.remove(&oldest);
+        }
+    }
+
+    /// The session is known again.
+    fn find(&mut self, name: &Name) {
+        if self.lost.remove(name) {
+            self.lost_order.retain(|lost| lost != name);
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let Some((lock, permit)) = self.turn.take() else { return };
+        drop(permit);
+        let mut state = self.transcripts.state();
+        // The map's and ours: nobody waits.
+        if Arc::strong_count(&lock) == 2 {
+            state.locks.remove(&self.name);
+        }
+    }
+}
+
+/// Whether `turn` may follow: it holds the results of exactly the calls that the last turn made.
+fn check_fit(before: &[Turn], turn: &Turn) -> Result<(), SessionError> {
+    let mut open: Vec<&str> =
+        before.last().map(|turn| turn.blocks.iter().filter_map(call).collect()).unwrap_or_default();
+    for id in turn.blocks.iter().filter_map(result) {
+        let Some(position) = open.iter().position(|open| *open == id) else {
+            return Err(SessionError::Misfit(format!("'{id}' is no unanswered call of this session's last answer")));
+        };
+        open.remove(position);
+    }
+    match open.first() {
+        None => Ok(()),
+        Some(id) => Err(SessionError::Misfit(format!(
+            "this session's last answer calls tools, and there is no tool message for '{id}'"
+        ))),
+    }
+}
+
+fn call(block: &Block) -> Option<&str> {
+    if let Block::ToolUse { id, .. } = block { Some(id) } else { None }
+}
+
+fn result(block: &Block) -> Option<&str> {
+    if let Block::ToolResult { tool_use_id, .. } = block { Some(tool_use_id) } else { None }
+}
+
+impl Transcript {
+    fn bytes(&self) -> usize {
+        let block = |block: &Block| match block {
+            Block::Text(text) => text.len(),
+            Block::Image(source) => image_bytes(source),
+            Block::ToolUse { id, name, input } => id.len() + name.len() + input.to_string().len(),
+            Block::ToolResult { tool_use_id, content, .. } => {
+                let part = |part: &ToolResultContent| match part {
+                    ToolResultContent::Text(text) => text.len(),
+                    ToolResultContent::Image(source) => image_bytes(source),
+                };
+                tool_use_id.len() + content.iter().map(part).sum::<usize>()
+            }
+        };
+        let blocks = self.turns.iter().flat_map(|turn| &turn.blocks);
+        let system: usize = self.system.iter().map(String::len).sum();
+        system + blocks.map(|one| size_of::<Block>() + block(one)).sum::<usize>()
+    }
+}
+
+fn image_bytes(source: &ImageSource) -> usize {
+    match source {
+        ImageSource::Base64 { data, .. } => data.len(),
+        ImageSource::Url(url) => url.len(),
+    }
+}
+
+/// An answer on its way, of which a copy stays here.
+struct Recorded {
+    events: Events,
+    heard: Heard,
+    /// What was said before; `None` once all is recorded.
+    asked: Option<Transcript>,
+    visit: Visit,
+}
+
+/// What was heard of an answer.
+#[derive(Debug, Default)]
+struct Heard {
+    text: String,
+    calls: Vec<(String, String, String)>,
+}
+
+impl Heard {
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Text(text) => self.text.push_str(text),
+            Event::ToolUse { id, name, .. } => self.calls.push((id.clone(), name.clone(), String::new())),
+            Event::ToolInput { index, json } => {
+                if let Some((_, _, arguments)) = self.calls.get_mut(*index) {
+                    arguments.push_str(json);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The answer as a client would send it back; `None` if it says nothing.
+    fn turn(self) -> Option<Turn> {
+        let mut blocks = Vec::with_capacity(1 + self.calls.len());
+        if !self.text.trim().is_empty() {
+            blocks.push(Block::Text(self.text));
+        }
+        for (id, name, arguments) in self.calls {
+            let input = serde_json::from_str(&arguments).ok().filter(Value::is_object);
+            let input = input.unwrap_or_else(|| Value::Object(Map::new()));
+            blocks.push(Block::ToolUse { id, name, input });
+        }
+        (!blocks.is_empty()).then_some(Turn { role: Role::Assistant, blocks })
+    }
+}
+
+impl Stream for Recorded {
+    type Item = Result<Event, GatewayError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let event = ready!(self.events.poll_next_unpin(cx));
+        if let Some(Ok(event)) = &event {
+            self.heard.note(event);
+            if matches!(event, Event::Finished { .. })
+                && let Some(mut asked) = self.asked.take()
+            {
+                let heard = std::mem::take(&mut self.heard);
+                if let Some(turn) = heard.turn() {
+                    asked.turns.push(turn);
+                    self.visit.transcripts.record(&self.visit.name, asked);
+                }
+            }
+        }
+        Poll::Ready(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::conversation::{Model, Options};
+
+    fn turn(role: Role, text: &str) -> Turn {
+        Turn { role, blocks: vec![Block::Text(text.to_owned())] }
+    }
+
+    fn request(texts: &[&str]) -> Request {
+        let role = |index: usize| if index.is_multiple_of(2) { Role::User } else { Role::Assistant };
+        Request {
+            model: Arc::new(Model::named("claude-sonnet-4-5")),
+            system: Vec::new(),
+            turns: texts.iter().enumerate().map(|(index, text)| turn(role(index), text)).collect(),
+            tools: Vec::new(),
+            tool_choice: None,
+            options: Options::default(),
+        }
+    }
+
+    fn name(client: &str, id: &str) -> Name {
+        (client.into(), id.into())
+    }
+
+    /// Asks, and has it answered.
+    async fn say(transcripts: &Transcripts, name: &Name, texts: &[&str], answer: &str) -> Result<usize, GatewayError> {
+        let mut request = request(texts);
+        let visit = transcripts.enter(name.clone(), &mut request).await?;
+        let turns = request.turns.len();
+        request.turns.push(turn(Role::Assistant, answer));
+        transcripts.record(&visit.name, Transcript { system: request.system, turns: request.turns });
+        Ok(turns)
+    }
+
+    #[tokio::test]
+    async fn one_turn_goes_on_and_several_replace() {
+        let transcripts = Transcripts::default();
+        let (alice, bob) = (name("alice", "s"), name("bob", "s"));
+        assert_eq!(say(&transcripts, &alice, &["q1"], "a1").await, Ok(1));
+        assert_eq!(say(&transcripts, &bob, &["q2"], "a2").await, Ok(1), "another client's session");
+        assert_eq!(say(&transcripts, &alice, &["q1"], "a1 anew").await, Ok(1), "the answer is given anew");
+        assert_eq!(say(&transcripts, &alice, &["q2"], "a2").await, Ok(3));
+        assert_eq!(say(&transcripts, &alice, &["q1"], "a3").await, Ok(5));
+        assert_eq!(say(&transcripts, &alice, &["x", "y", "z"], "a").await, Ok(3));
+        let mut next = request(&["next"]);
+        transcripts.enter(alice, &mut next).await.unwrap();
+        assert_eq!(next.turns[2], turn(Role::User, "z"));
+        assert!(transcripts.state().locks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_is_an_error_until_it_is_told_again() {
+        let bounds = Bounds { each: OVERHEAD + 1_000, all: 2 * OVERHEAD + 1_500 };
+        let transcripts = Transcripts::bounded(bounds);
+        let (first, second, third) = (name("a", "1"), name("a", "2"), name("a", "3"));
+        say(&transcripts, &first, &["q"], "a").await.unwrap();
+        say(&transcripts, &second, &["q"], "a").await.unwrap();
+        say(&transcripts, &first, &["q2"], "a").await.unwrap();
+        say(&transcripts, &third, &["q"], "a").await.unwrap();
+        let lost = Err(GatewayError::Session(SessionError::Lost));
+        assert_eq!(say(&transcripts, &second, &["more"], "a").await, lost, "it was used longest ago");
+        assert_eq!(say(&transcripts, &first, &["more"], "a").await, Ok(5));
+        assert_eq!(say(&transcripts, &second, &["q", "a", "more"], "a").await, Ok(3));
+        assert_eq!(say(&transcripts, &second, &["more"], "a").await, Ok(5));
+        say(&transcripts, &second, &[&"long".repeat(500)], "a").await.unwrap();
+        assert_eq!(say(&transcripts, &second, &["more"], "a").await, lost, "it has become too long");
+        let state = transcripts.state();
+        assert_eq!(state.bytes, state.known.values().map(|known| known.bytes).sum::<usize>());
+        assert_eq!(state.by_use.len(), state.known.len());
+    }
+
+    #[tokio::test]
+    async fn turns_of_one_session_wait_for_each_other() {
+        let transcripts = Transcripts::default();
+        let session = name("a", "s");
+        let mut first = request(&["q1"]);
+        let visit = transcripts.enter(session.clone(), &mut first).await.unwrap();
+        let mut second = request(&["q2"]);
+        let waiting = {
+            let (transcripts, session) = (transcripts.clone(), session.clone());
+            async move { transcripts.enter(session, &mut second).await.map(|visit| (visit, second.turns.len())) }
+        };
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        // Whoever says all that was said before waits for nobody.
+        transcripts.enter(session, &mut request(&["x", "y", "z"])).await.unwrap();
+        first.turns.push(turn(Role::Assistant, "a1"));
+        transcripts.record(&visit.name, Transcript { system: Vec::new(), turns: first.turns });
+        drop(visit);
+        assert_eq!(waiting.await.unwrap().1, 3);
+        assert!(transcripts.state().locks.is_empty());
+    }
+
+    #[test]
+    fn results_have_to_fit_the_calls() {
+        let call = |id: &str| Block::ToolUse { id: id.to_owned(), name: "f".to_owned(), input: Value::Null };
+        let result = |id: &str| Block::ToolResult { tool_use_id: id.to_owned(), content: Vec::new(), is_error: false };
+        let asked = Turn { role: Role::Assistant, blocks: vec![call("a"), call("b")] };
+        let fits = |before: &[Turn], blocks| check_fit(before, &Turn { role: Role::User, blocks }).is_ok();
+        let asked = [asked];
+        assert!(fits(&asked, vec![result("b"), result("a")]));
+        assert!(!fits(&asked, vec![result("a")]) && !fits(&asked, vec![Block::Text("x".to_owned())]));
+        assert!(!fits(&asked, vec![result("a"), result("b"), result("b")]) && !fits(&[], vec![result("a")]));
+        assert!(fits(&[], vec![Block::Text("x".to_owned())]));
+    }
+}
