@@ -5,6 +5,8 @@
 #   scripts/services.sh start FOLDER [postgres] [redis]   starts them (both unless named) and prints their URLs as
 #                                                         AUTH_POOL_TEST_POSTGRES=... and AUTH_POOL_TEST_REDIS=...
 #   scripts/services.sh stop FOLDER                       stops what was started with that folder, and removes it
+#   scripts/services.sh halt FOLDER                       PostgreSQL ends as if its machine had failed; its data stays
+#   scripts/services.sh again FOLDER                      and starts again, where it was
 #
 # In a shell:  export $(scripts/services.sh start /tmp/services); cargo test; scripts/services.sh stop /tmp/services
 # What is missing is installed with apt-get where that is possible (as root).
@@ -12,7 +14,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
-  die "usage: scripts/services.sh start FOLDER [postgres] [redis] | stop FOLDER"
+  die "usage: scripts/services.sh start FOLDER [postgres] [redis] | stop FOLDER | halt FOLDER | again FOLDER"
 }
 
 # package NAME: installs a Debian package.
@@ -61,13 +63,30 @@ start_postgres() {
     --encoding=UTF8 --no-locale --no-sync >"$folder/initdb.log" 2>&1 || die "initdb failed: $(tail -3 "$folder/initdb.log")"
   for _ in {1..5}; do
     port=$(free_port)
-    if as_owner "$programs/pg_ctl" --pgdata="$data/data" --log="$data/log" --wait --silent --options="-c port=$port \
-      -c listen_addresses=127.0.0.1 -c unix_socket_directories=$data -c max_connections=200 -c fsync=off" start >&2; then
+    # fsync is for power cuts, which nobody tests here.
+    as_owner tee "$data/data/postgresql.auto.conf" >/dev/null <<CONF
+port = $port
+listen_addresses = '127.0.0.1'
+unix_socket_directories = '$data'
+max_connections = 200
+fsync = off
+CONF
+    if start_server; then
       printf 'AUTH_POOL_TEST_POSTGRES=postgres://auth_pool:%s@127.0.0.1:%s/postgres\n' "$password" "$port"
       return
     fi
   done
   die "PostgreSQL does not start: $(tail -3 "$data/log")"
+}
+
+start_server() {
+  as_owner "$(postgres_programs)/pg_ctl" --pgdata="$folder/postgres/data" --log="$folder/postgres/log" --wait --silent start >&2
+}
+
+halt_server() {
+  # One that a test has stopped in its tracks has to go on before it can end.
+  kill -CONT "$(head -1 "$folder/postgres/data/postmaster.pid")" 2>/dev/null || true
+  as_owner "$(postgres_programs)/pg_ctl" --pgdata="$folder/postgres/data" --mode=immediate --wait --silent stop >&2
 }
 
 start_redis() {
@@ -90,13 +109,7 @@ start_redis() {
 }
 
 stop() {
-  local programs
-  if [[ -f $folder/postgres/data/postmaster.pid ]]; then
-    # One that a test has stopped in its tracks has to go on before it can end.
-    kill -CONT "$(head -1 "$folder/postgres/data/postmaster.pid")" 2>/dev/null || true
-    programs=$(postgres_programs) &&
-      as_owner "$programs/pg_ctl" --pgdata="$folder/postgres/data" --mode=immediate --wait --silent stop >&2 || true
-  fi
+  if [[ -f $folder/postgres/data/postmaster.pid ]]; then halt_server || true; fi
   if [[ -s $folder/redis/pid ]]; then
     kill -CONT "$(<"$folder/redis/pid")" 2>/dev/null || true
     kill "$(<"$folder/redis/pid")" 2>/dev/null || true
@@ -125,5 +138,7 @@ case $command in
     done
     ;;
   stop) stop ;;
+  halt) halt_server ;;
+  again) start_server ;;
   *) usage ;;
 esac

@@ -28,6 +28,8 @@ pub enum Kind {
     AuthFailed,
     /// A subscription can be used again.
     Recovered,
+    /// The store does not take what is to be kept over a restart.
+    StoreFailed,
 }
 
 impl Kind {
@@ -41,6 +43,7 @@ impl Kind {
             Self::LimitReached => "limit_reached",
             Self::AuthFailed => "auth_failed",
             Self::Recovered => "recovered",
+            Self::StoreFailed => "store_failed",
         }
     }
 }

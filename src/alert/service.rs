@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::channels::{Channels, ChannelsSettings};
+use super::message::{Alert, Channel, Kind, Severity};
 use super::rules::{Notice, Rule, Rulebook, Trigger};
 use super::webhook::Pace;
 use crate::pool::{Effect, UsageView};
@@ -20,6 +21,9 @@ use crate::units::Timestamp;
 
 /// How often weeks are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Alerts that a slow listener may be behind before it misses some.
+const TOLD_BACKLOG: usize = 256;
 
 /// What is told, and where.
 #[derive(Clone)]
@@ -48,6 +52,8 @@ struct Shared {
     rules: watch::Sender<Vec<Rule>>,
     channels: Channels,
     missed: AtomicU64,
+    /// Everything that is told, for whoever keeps or shows it.
+    told: broadcast::Sender<Alert>,
 }
 
 impl Alerts {
@@ -63,7 +69,12 @@ impl Alerts {
         let channels = Channels::start(channels, pace, tasks, stop);
         announce(&rules);
         let (rules, changes) = watch::channel(rules);
-        let alerts = Self(Arc::new(Shared { rules, channels, missed: AtomicU64::new(0) }));
+        let alerts = Self(Arc::new(Shared {
+            rules,
+            channels,
+            missed: AtomicU64::new(0),
+            told: broadcast::channel(TOLD_BACKLOG).0,
+        }));
         let watch = Watch { shared: Arc::clone(&alerts.0), changes, effects, weeks };
         tasks.spawn("alerts", {
             let stop = stop.clone();
@@ -87,14 +98,61 @@ impl Alerts {
         });
     }
 
+    /// What the operator is told from now on.
+    pub fn told(&self) -> broadcast::Receiver<Alert> {
+        self.0.told.subscribe()
+    }
+
+    /// Tells something that concerns the whole program: it needs no rule, and goes wherever any rule's alerts go.
+    pub fn tell(&self, at: Timestamp, kind: Kind, severity: Severity, message: String) {
+        self.0.send_everywhere(Alert {
+            at,
+            kind,
+            severity,
+            subscription: None,
+            message,
+            data: Map::new(),
+            resolved: false,
+        });
+    }
+
+    /// Tells that it is over.
+    pub fn over(&self, at: Timestamp, kind: Kind, message: String) {
+        let severity = Severity::Info;
+        self.0.send_everywhere(Alert {
+            at,
+            kind,
+            severity,
+            subscription: None,
+            message,
+            data: Map::new(),
+            resolved: true,
+        });
+    }
+
     /// For the operator's view: rules, events that were missed, and what became of all messages.
     pub fn view(&self) -> Value {
-        let Shared { rules, channels, missed } = &*self.0;
+        let Shared { rules, channels, missed, .. } = &*self.0;
         json!({
             "rules": rules.borrow().len(),
             "missedEvents": missed.load(Ordering::Relaxed),
             "channels": channels.counts(),
         })
+    }
+}
+
+impl Shared {
+    fn send_everywhere(&self, alert: Alert) {
+        let rules = self.rules.borrow();
+        let channels = rules.iter().flat_map(|rule| rule.channels.iter().copied()).chain([Channel::Log]).collect();
+        drop(rules);
+        self.send(Notice { alert, channels });
+    }
+
+    fn send(&self, notice: Notice) {
+        self.channels.send(&notice);
+        // An error only means that nobody listens.
+        let _ = self.told.send(notice.alert);
     }
 }
 
@@ -123,11 +181,11 @@ impl<F: Fn() -> (Timestamp, Vec<UsageView>)> Watch<F> {
                 Ok(()) = self.changes.changed() => book.replace(&self.changes.borrow_and_update()),
                 _ = ticks.tick() => {
                     let (now, weeks) = (self.weeks)();
-                    self.send(&book.look(now, weeks));
-                    self.send(&book.unfold(now));
+                    self.send(book.look(now, weeks));
+                    self.send(book.unfold(now));
                 }
                 effect = self.effects.recv() => match effect {
-                    Ok((now, effect)) => self.send(&book.hear(now, &effect)),
+                    Ok((now, effect)) => self.send(book.hear(now, &effect)),
                     Err(RecvError::Lagged(missed)) => {
                         self.shared.missed.fetch_add(missed, Ordering::Relaxed);
                         warn!(missed, "too many pool events at once: no alerts are sent for some");
@@ -138,9 +196,9 @@ impl<F: Fn() -> (Timestamp, Vec<UsageView>)> Watch<F> {
         }
     }
 
-    fn send(&self, notices: &[Notice]) {
+    fn send(&self, notices: Vec<Notice>) {
         for notice in notices {
-            self.shared.channels.send(notice);
+            self.shared.send(notice);
         }
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! Stopping is a sequence, each step with its own end: readiness goes off and the listener closes; running answers may
 //! end within the drain timeout; what is left is cut with an error frame, which kills its processes; spares are killed;
-//! every task is waited for.
+//! every task is waited for; what is to be kept is written.
 
 mod alerts;
 mod cli_watch;
 mod clients;
 mod parts;
+mod recording;
 mod reload;
 mod upkeep;
 mod usage_poll;
@@ -28,10 +29,12 @@ use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server::Server;
 use cli_watch::CliWatch;
+use recording::Recording;
 use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
 pub use parts::cli_backends;
+pub use recording::Keeper;
 
 /// How long connections may take to send their last frame once everything is cut.
 const CUT_LIMIT: Duration = Duration::from_secs(3);
@@ -43,6 +46,7 @@ const REAP_LIMIT: Duration = Duration::from_secs(5);
 pub struct App {
     gateway: PooledGateway,
     claude: ClaudeCli,
+    recording: Option<Recording>,
     addr: SocketAddr,
     server: JoinHandle<()>,
     /// No more connections.
@@ -77,6 +81,7 @@ impl App {
         let backends = parts::as_backends(backends);
         let gateway = PooledGateway::new(pool.clone(), backends, catalog, claude.clone(), settings, tasks.clone());
         gateway.clients().apply(clients::rules(&config));
+        let recording = Recording::start(&pool, gateway.clients(), &config, &stop).await?;
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?;
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
@@ -97,6 +102,9 @@ impl App {
             let claude = claude.clone();
             move || serde_json::json!(claude.memory())
         });
+        if let Some(recording) = &recording {
+            recording.connect(&gateway, &alerts, &pool, &config, &stop);
+        }
         let target = reload::Target {
             pool,
             gateway: gateway.clone(),
@@ -110,7 +118,7 @@ impl App {
         };
         reload::start(target, &config, env, overrides, &tasks, &stop);
         let server = tasks.spawn("server", server.run(drain.clone(), kill.clone()));
-        Ok(Self { gateway, claude, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
+        Ok(Self { gateway, claude, recording, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
     }
 
     /// The address that is served; its port is real also where port 0 was asked for.
@@ -135,6 +143,10 @@ impl App {
         self.claude.close();
         if timeout(REAP_LIMIT, self.tasks.finished()).await.is_err() {
             warn!(tasks = self.tasks.len(), "some tasks did not end");
+        }
+        // Last: what the last requests left behind is there by now.
+        if let Some(recording) = self.recording.take() {
+            recording.finish().await;
         }
         info!("stopped");
     }

@@ -121,6 +121,7 @@ fn needs_restart<'a>(old: &Config, new: &Config) -> impl Iterator<Item = &'a str
         ("claude.maxProcesses", old.claude.max_processes != new.claude.max_processes),
         ("claude.sparesPerSubscription", old.claude.spares_per_subscription != new.claude.spares_per_subscription),
         ("claude.maxLineBytes", old.claude.max_line_bytes != new.claude.max_line_bytes),
+        ("store", old.store != new.store),
         ("rebalancing.enabled", old.rebalancing.enabled != new.rebalancing.enabled),
         ("rebalancing.intervalSeconds", old.rebalancing.interval != new.rebalancing.interval),
     ];

@@ -66,8 +66,10 @@ pub(super) async fn run(args: Args, env: &Env) -> anyhow::Result<()> {
     say(&format!("3/5  three subscriptions   {}", file.display()));
 
     let overrides = Overrides { config: Some(file), listen: Some(args.listen) };
-    let config = config::load(env, &overrides)?;
-    let app = App::start(config, env.clone(), overrides).await?;
+    // What the demo keeps goes with it.
+    let env = env.without(config::env::DATABASE_URL);
+    let config = config::load(&env, &overrides)?;
+    let app = App::start(config, env, overrides).await?;
     let addr = app.addr();
     say(&format!("4/5  proxy                 http://{addr}"));
     await_spares(addr).await?;
@@ -127,7 +129,11 @@ fn write_config(home: &Path, claude: &Path, base_url: &str) -> anyhow::Result<Pa
             },
         }));
     }
-    let config = json!({ "subscriptions": subscriptions, "claude": { "command": claude, "selfTest": false } });
+    let config = json!({
+        "subscriptions": subscriptions,
+        "claude": { "command": claude, "selfTest": false },
+        "store": { "path": home.join("auth-pool.db") },
+    });
     let file = home.join("auth-pool.json");
     fs::write(&file, serde_json::to_string_pretty(&config)?)?;
     Ok(file)

@@ -26,6 +26,8 @@ pub const LOG_LEVEL: &str = "LOG_LEVEL";
 pub const SLACK_WEBHOOK_URL: &str = "SLACK_WEBHOOK_URL";
 /// The directory for what this program keeps between runs.
 pub const AUTH_POOL_STATE_DIR: &str = "AUTH_POOL_STATE_DIR";
+/// Where things are kept over restarts.
+pub const DATABASE_URL: &str = "DATABASE_URL";
 /// The user's own CLI profile, where it is not `~/.claude`.
 pub const CLAUDE_CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 
@@ -44,6 +46,12 @@ impl Env {
     /// The value of a variable; `None` when it is not set or empty, as `NAME=` in an env file means.
     pub fn var(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The same without one variable.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        self.0.iter().filter(|(known, _)| *known != name).map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     /// Every variable, for whoever composes a child's environment. Can hold secrets.

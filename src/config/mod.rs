@@ -15,6 +15,7 @@ mod schema;
 mod sections;
 mod size;
 mod span;
+mod store;
 mod structure;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub use model::{
 pub use problem::{FieldPath, Place, Problem, Problems};
 pub use schema::json_schema;
 pub use sections::{AccountSelection, QuotaAlerts, QuotaChannels, QuotaThresholds, RateLimit, RunawayGuard, Strategy};
+pub use store::{Store, StorePlace};
 pub use watch::Watcher;
 
 use check::Context;

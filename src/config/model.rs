@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 use super::sections::{AccountSelection, QuotaAlerts, RateLimit, RunawayGuard, Strategy};
+use super::store::Store;
 use crate::units::{MicroUsd, Timestamp};
 
 /// Where a configuration came from.
@@ -72,6 +73,8 @@ pub struct Config {
     pub organizations: BTreeMap<String, OrganizationSelection>,
     /// Capacity limits by the tier that a subscription names.
     pub rate_limits: BTreeMap<String, RateLimit>,
+    /// Where things are kept over restarts, and for how long.
+    pub store: Store,
     /// What is logged: a level, or a list like `info,auth_pool::pool=debug`.
     pub log_filter: String,
     /// What is legal but unwise.

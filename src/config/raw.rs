@@ -12,6 +12,7 @@ use super::model::{Channel, Kind, Priority, Scope};
 use super::sections::{AccountSelection, QuotaAlerts, RateLimit, RunawayGuard, Strategy, without_holes};
 use super::size::Size;
 use super::span::Span;
+use super::store;
 
 /// Configuration of auth-pool.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -63,6 +64,8 @@ pub(super) struct File {
     pub(super) organizations: BTreeMap<String, Option<Organization>>,
     /// Capacity limits by tier; a subscription names its `tier`.
     pub(super) rate_limits: BTreeMap<String, RateLimit>,
+    /// Where usage, limits, sessions and what is registered by the admin API are kept over restarts.
+    pub(super) store: store::Section,
 }
 
 impl Default for File {
@@ -86,6 +89,7 @@ impl Default for File {
             capacity_tracking: CapacityTracking::default(),
             organizations: BTreeMap::new(),
             rate_limits: BTreeMap::new(),
+            store: store::Section::default(),
         }
     }
 }

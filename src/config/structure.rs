@@ -280,6 +280,10 @@ mod tests {
                 "headerReadTimeout": 1, "maxConnections": 1, "requestsPerMinute": 60,
                 "queue": {"maxWaiting": 0, "timeout": "30s"}
             },
+            "store": {
+                "url": "none", "path": "p", "usageRetention": "8days", "usageDaysRetention": 1, "activityRetention": 1,
+                "alertRetention": 1, "auditRetention": 1
+            },
             "clientKeys": [{
                 "name": "n", "sha256": "0".repeat(64), "env": "E", "models": ["m"], "admin": true, "scopes": ["chat"],
                 "organizationId": "o", "subscriptions": ["a"], "requestsPerMinute": 60, "weeklyBudget": 1.5,

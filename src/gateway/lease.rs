@@ -6,6 +6,7 @@ use tokio::sync::broadcast;
 
 use super::clients::Spending;
 use super::queue::Queue;
+use super::record::{Trace, in_a_word};
 use crate::conversation::LimitReport;
 use crate::pool::{Ask, Decision, Effect, LeaseId, Outcome, Pool, Refusal, Spent};
 use crate::runtime::clock;
@@ -52,6 +53,8 @@ impl SharedPool {
             decision: grant.decision,
             spent: Spent::default(),
             spending: Spending::default(),
+            granted_at: now,
+            trace: None,
         })
     }
 
@@ -110,6 +113,9 @@ pub(super) struct Lease {
     pub(super) spent: Spent,
     /// The client's account, on which that is booked.
     pub(super) spending: Spending,
+    granted_at: Timestamp,
+    /// Who is told what it was.
+    trace: Option<Arc<Trace>>,
 }
 
 impl Lease {
@@ -123,11 +129,26 @@ impl Lease {
         self.pool.observe(&self.subscription, report);
     }
 
+    /// The lease serves an attempt of the request that `trace` goes with.
+    pub(super) fn serve(&mut self, trace: Option<&Arc<Trace>>) {
+        if let Some(trace) = trace {
+            trace.attempt(&self.subscription);
+        }
+        self.trace = trace.cloned();
+    }
+
     fn end(&mut self, outcome: Outcome) {
-        if let Some(id) = self.id.take() {
-            let spent = self.spent;
-            self.spending.book(clock::now(), spent.cost);
-            self.pool.with(|pool, now| ((), pool.finish(now, id, outcome, spent)));
+        let Some(id) = self.id.take() else { return };
+        let (spent, trace) = (self.spent, self.trace.take());
+        let word = in_a_word(&outcome);
+        self.spending.book(clock::now(), spent.cost);
+        let (at, session) = self.pool.with(|pool, now| {
+            let effects = pool.finish(now, id, outcome, spent);
+            let session = trace.as_ref().and_then(|trace| pool.session(trace.session()));
+            ((now, session), effects)
+        });
+        if let Some(trace) = trace {
+            trace.ended(&self.subscription, (self.granted_at, at), word, spent, session);
         }
     }
 }

@@ -10,6 +10,7 @@ mod lease;
 mod operate;
 mod pooled;
 mod queue;
+mod record;
 mod settings;
 mod structured;
 mod transcripts;
@@ -26,6 +27,7 @@ pub use clients::{ClientRules, Clients};
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
+pub use record::{Progress, ProgressState, Recorder, Used};
 pub use settings::Settings;
 pub use transcripts::SessionError;
 

@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -21,6 +21,7 @@ use super::clients::Clients;
 use super::guard::{Guard, Runaway};
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
+use super::record::{Recorder, Trace};
 use super::transcripts::Transcripts;
 use super::{
     Answer, BackendHealth, Call, DecisionFilter, Gateway, GatewayError, HealthReport, PoolHealth, QueueSettings,
@@ -75,6 +76,8 @@ struct Shared {
     config_problems: ArcSwapOption<Value>,
     /// Other rooms' parts of the operator's view.
     debug_parts: ArcSwap<Vec<(&'static str, DebugPart)>>,
+    /// Who keeps what requests leave behind.
+    recorder: OnceLock<Arc<dyn Recorder>>,
     tasks: Tasks,
 }
 
@@ -103,6 +106,7 @@ impl PooledGateway {
             kill: CancellationToken::new(),
             config_problems: ArcSwapOption::empty(),
             debug_parts: ArcSwap::default(),
+            recorder: OnceLock::new(),
             tasks,
         }))
     }
@@ -150,6 +154,11 @@ impl PooledGateway {
         });
     }
 
+    /// What requests leave behind from now on goes to `recorder`. The first one stays.
+    pub fn record_with(&self, recorder: Arc<dyn Recorder>) {
+        let _ = self.0.recorder.set(recorder);
+    }
+
     /// Whether [`Self::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
@@ -166,7 +175,22 @@ impl PooledGateway {
 
     /// Tries subscriptions until one begins to answer. The answer has to be over by `deadline`, but for the time that the
     /// request waits in the queue.
-    pub(super) async fn begin(&self, call: &Call, mut deadline: Instant) -> Result<Answer, GatewayError> {
+    pub(super) async fn begin(&self, call: &Call, deadline: Instant) -> Result<Answer, GatewayError> {
+        let recorder = self.0.recorder.get().cloned();
+        let trace = recorder.map(|recorder| Trace::start(recorder, call, session_key(call)));
+        let answer = self.attempts(call, deadline, trace.as_ref()).await;
+        if let (Some(trace), Err(error)) = (trace, &answer) {
+            trace.failed(error);
+        }
+        answer
+    }
+
+    async fn attempts(
+        &self,
+        call: &Call,
+        mut deadline: Instant,
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Answer, GatewayError> {
         let spending = self.0.clients.admit(clock::now(), &call.client, estimated_cost(call))?;
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut last: Option<Failure> = None;
@@ -186,6 +210,7 @@ impl PooledGateway {
             lease.spending = spending.clone();
             let subscription = Arc::clone(&lease.subscription);
             let decision = Arc::clone(&lease.decision);
+            lease.serve(trace);
             info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");
             match self.run(call, lease, deadline).await {
                 Ok(Begun { events, cache_is_warm }) => {

@@ -282,6 +282,32 @@ impl ProviderLimits {
         locks.chain(figures).min()
     }
 
+    /// Throttles in a row so far.
+    pub(super) const fn throttles(&self) -> u32 {
+        self.throttles
+    }
+
+    /// Takes in a lock that was known before. What is known since and ends later stays.
+    pub(super) fn recall_lock(&mut self, lock: Lock) {
+        let held = if lock.throttle { &mut self.throttle } else { &mut self.locks[lock.window.map_or(UNNAMED, place)] };
+        if held.is_none_or(|known| known.until < lock.until) {
+            *held = Some(lock);
+        }
+    }
+
+    /// Takes in how many throttles there were in a row, unless there have been some since.
+    pub(super) fn recall_throttles(&mut self, throttles: u32) {
+        self.throttles = self.throttles.max(throttles);
+    }
+
+    /// Takes in a figure that was known before, unless there is a newer one.
+    pub(super) fn recall_reported(&mut self, reported: Reported) {
+        let held = &mut self.reported[place(reported.window)];
+        if held.is_none_or(|known| known.at < reported.at) {
+            *held = Some(reported);
+        }
+    }
+
     /// A throttle locks the whole subscription unless it names a family.
     fn whole_throttle(&self) -> Option<Lock> {
         self.throttle.filter(|throttle| !matches!(throttle.window, Some(Window::SevenDayFamily(_))))

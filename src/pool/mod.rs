@@ -20,6 +20,7 @@ mod limits;
 mod only;
 mod ramp;
 mod rebalance;
+mod restore;
 mod select;
 mod session;
 mod session_table;
@@ -46,6 +47,7 @@ pub use elsewhere::{Bounds, Placement, Shortage, Standing};
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
 pub use only::{Only, Realm};
+pub use restore::{Learned, LearnedBreaker, LearnedLock, LearnedWindow, PastSession, PastUse};
 pub use snapshot::{
     BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, UsageView,
     WindowView,

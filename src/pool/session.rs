@@ -23,6 +23,14 @@ impl SessionId {
         Self([half(0), half(1)])
     }
 
+    pub(super) const fn halves(self) -> [u64; 2] {
+        self.0
+    }
+
+    pub(super) const fn from_halves(halves: [u64; 2]) -> Self {
+        Self(halves)
+    }
+
     /// Half of it, as good as random.
     pub(super) const fn digest(self) -> u64 {
         self.0[1]

@@ -106,6 +106,15 @@ impl Sessions {
         SessionRef { index, generation: session.generation }
     }
 
+    /// Adds a session that was used and answered before, for the last time at `last_used`. There must be none with this
+    /// id.
+    pub(super) fn recall(&mut self, id: SessionId, kind: Kind, home: u32, since: Timestamp, last_used: Timestamp) {
+        let at = self.insert(id, kind, home, last_used);
+        let entry = self.entry_mut(at.index);
+        entry.since = since;
+        entry.answered = true;
+    }
+
     fn append(&mut self, session: Session) -> u32 {
         if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
             self.chunks.push(Vec::with_capacity(CHUNK));

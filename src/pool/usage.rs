@@ -103,13 +103,13 @@ impl UsageLog {
     /// Adds what a request used. `now` may lie a little before the last record's time when the clock was set back;
     /// the record then counts from that time on.
     pub(super) fn record(&mut self, now: Timestamp, spent: &Spent) {
-        let record = Record {
-            at: self.records.newest().map_or(now, |newest| newest.max(now)),
-            cost: spent.cost.max(MicroUsd::ZERO),
-            input: u32::try_from(spent.usage.total_input()).unwrap_or(u32::MAX),
-            tokens: u32::try_from(spent.usage.total()).unwrap_or(u32::MAX),
-        };
+        let at = self.records.newest().map_or(now, |newest| newest.max(now));
         self.advance(now);
+        self.add(Record::new(at, spent));
+    }
+
+    /// Adds a record that is not older than any other.
+    fn add(&mut self, record: Record) {
         if self.block.is_none_or(|block| record.at >= block.end) {
             self.block = Some(Block { start: record.at, end: record.at + BLOCK });
             self.block_window = self.empty_window();
@@ -119,6 +119,58 @@ impl UsageLog {
         for window in [week, day, hour, five_minutes, minute, block_window] {
             window.tally.add(&record);
         }
+    }
+
+    /// Takes in what was used before, and reckons everything anew. A block of the provider's stays; our own begins
+    /// where the older records say so.
+    pub(super) fn recall(&mut self, now: Timestamp, past: Vec<Record>) {
+        let is_own = |block: &Block| self.records.oldest().is_some_and(|oldest| block.end == oldest + BLOCK);
+        let told = self.block.filter(|block| now < block.end && !is_own(block));
+        let mut all = past;
+        all.extend(self.records.iter());
+        all.sort_by_key(|record| record.at);
+        *self = Self { week_reset: self.week_reset, ..Self::default() };
+        for record in all {
+            self.add(record);
+        }
+        if told.is_some() {
+            self.block = told;
+            self.settle_block();
+        }
+        self.advance(now);
+    }
+
+    /// Takes in when the provider's windows reset, as it was known before.
+    pub(super) fn recall_resets(
+        &mut self,
+        now: Timestamp,
+        week_reset: Option<Timestamp>,
+        block: Option<(Timestamp, Timestamp)>,
+    ) {
+        if let Some(reset) = week_reset.filter(|_| self.week_reset.is_none()) {
+            self.anchor_week(now, reset);
+        }
+        if let Some((start, end)) = block
+            && start <= now
+            && now < end
+            && end <= start + BLOCK + RESET_TOLERANCE
+        {
+            self.block = Some(Block { start, end });
+            self.settle_block();
+        }
+    }
+
+    fn settle_block(&mut self) {
+        if let Some(block) = self.block {
+            self.block_window = self.empty_window();
+            self.block_window.seek(block.start, &self.records);
+            self.settled = None;
+        }
+    }
+
+    /// The block at `now`.
+    pub(super) fn block_at(&self, now: Timestamp) -> Option<Block> {
+        self.block.filter(|block| now < block.end)
     }
 
     /// Lets go of what has become too old by `now`.

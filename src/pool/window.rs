@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::units::{MicroUsd, Timestamp};
 
+use super::command::Spent;
+
 /// One request's use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
@@ -15,6 +17,17 @@ pub(super) struct Record {
     pub(super) cost: MicroUsd,
     pub(super) input: u32,
     pub(super) tokens: u32,
+}
+
+impl Record {
+    pub(super) fn new(at: Timestamp, spent: &Spent) -> Self {
+        Self {
+            at,
+            cost: spent.cost.max(MicroUsd::ZERO),
+            input: u32::try_from(spent.usage.total_input()).unwrap_or(u32::MAX),
+            tokens: u32::try_from(spent.usage.total()).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// A sum of records.
@@ -58,6 +71,10 @@ impl Records {
 
     pub(super) fn push(&mut self, record: Record) {
         self.held.push_back(record);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Record> {
+        self.held.iter().copied()
     }
 
     pub(super) fn is_empty(&self) -> bool {

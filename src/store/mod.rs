@@ -2,12 +2,13 @@
 //!
 //! One contract, [`Store`], over both: every statement is written once ([`sql`]) and runs on either. Every call ends
 //! within [`Store::CALL_LIMIT`], whatever the database does. Nothing here is called while a request waits: what requests
-//! leave behind is written after them.
+//! leave behind goes through a [`Writer`].
 
 mod account;
 mod activity;
 mod alert;
 mod audit;
+mod buffer;
 mod client_key;
 mod error;
 mod location;
@@ -17,6 +18,7 @@ mod remembered;
 mod retention;
 mod sql;
 mod usage;
+mod writer;
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ pub use account::Account;
 pub use activity::{Activity, ActivityFilter, ActivityStatus};
 pub use alert::{Alert, AlertFilter};
 pub use audit::{AuditEntry, AuditFilter};
+pub use buffer::{Bounds, Dropped};
 pub use client_key::ClientKey;
 pub use error::StoreError;
 pub use location::{Location, LocationError};
@@ -41,11 +44,15 @@ pub use page::{Page, Paged, Scope};
 pub use remembered::{StickySession, SubscriptionState};
 pub use retention::{Pruned, Retention};
 pub use usage::{UsageFilter, UsageGroup, UsageRecord, UsageTotals};
+pub use writer::{Health, Watch, Writer};
 
 use sql::{Row, Sql};
 
 /// Connections to PostgreSQL, and readers of an SQLite file, at the same time.
 const CONNECTIONS: u32 = 6;
+
+/// How long a call waits for one of them.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Every result of the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -90,13 +97,13 @@ impl Store {
             Location::Sqlite { options, .. } => Database::Sqlite(
                 SqlitePoolOptions::new()
                     .max_connections(CONNECTIONS)
-                    .acquire_timeout(Self::CALL_LIMIT)
+                    .acquire_timeout(CONNECT_LIMIT)
                     .connect_lazy_with((**options).clone()),
             ),
             Location::Postgres { options } => Database::Postgres(
                 PgPoolOptions::new()
                     .max_connections(CONNECTIONS)
-                    .acquire_timeout(Self::CALL_LIMIT)
+                    .acquire_timeout(CONNECT_LIMIT)
                     .connect_lazy_with((**options).clone()),
             ),
         };

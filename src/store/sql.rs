@@ -102,7 +102,8 @@ impl Sql {
         let persistent = self.is_worth_keeping();
         let query = sqlx::query(AssertSqlSafe(self.text)).persistent(persistent);
         self.binds.into_iter().fold(query, |query, bind| match bind {
-            Bind::Text(value) => query.bind(value),
+            // PostgreSQL has no such character in its texts.
+            Bind::Text(value) => query.bind(value.map(|text| text.replace('\0', "\u{fffd}"))),
             Bind::Int(value) => query.bind(value),
             Bind::Real(value) => query.bind(value),
             Bind::Flag(value) => query.bind(value),

@@ -31,6 +31,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("E2E_PROGRAM", str(ROOT / "target/debug/auth-pool")),
         help="the auth-pool program to test",
     )
+    parser.addoption(
+        "--kills", type=int, default=3, help="how often a proxy under load is killed, with each kind of database"
+    )
+    parser.addoption("--outage", type=int, default=30, help="for how many seconds the database is gone")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

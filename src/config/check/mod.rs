@@ -19,6 +19,7 @@ use super::problem::{FieldPath, Findings};
 use super::raw;
 use super::sections::{AccountSelection, QuotaAlerts, Strategy};
 use super::span::{DAY, SECOND, Span, Unit};
+use super::store;
 use super::structure::nearest;
 use crate::conversation::{Catalog, Family};
 use crate::units::MicroUsd;
@@ -71,6 +72,7 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
         runaway_guard: file.runaway_guard,
         circuit_breaker: circuit_breaker(&file.circuit_breaker, &at("circuitBreaker"), findings),
         capacity_tracking: capacity_tracking(&file.capacity_tracking, &at("capacityTracking"), findings),
+        store: store::check(&file.store, context, findings),
         organizations: client_keys::organizations(&file.organizations, findings),
         models: file.models,
         account_selection: file.account_selection,

@@ -7,6 +7,7 @@ mod limits;
 mod organizations;
 mod properties;
 mod reload;
+mod restore;
 mod selection;
 mod sessions;
 mod strategies;

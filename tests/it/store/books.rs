@@ -131,7 +131,7 @@ async fn a_large_batch_is_written_whole(bench: Bench) {
     assert_eq!(total(&bench.store, UsageFilter::default()).await.requests, 2345);
 }
 
-fn activity(client: &str) -> Activity {
+pub(super) fn activity(client: &str) -> Activity {
     Activity {
         id: new_id(),
         organization_id: None,

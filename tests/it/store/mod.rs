@@ -3,6 +3,8 @@
 
 mod books;
 mod contract;
+mod kill;
+mod writer;
 
 use auth_pool::config::Env;
 use auth_pool::store::{Location, Store, new_id};
@@ -12,15 +14,17 @@ use tempfile::TempDir;
 pub(super) struct Bench {
     pub(super) store: Store,
     location: Location,
+    url: String,
     _folder: Option<TempDir>,
 }
 
 impl Bench {
     pub(super) async fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let location = Location::file(folder.path().join("state/pool.db"));
+        let path = folder.path().join("state/pool.db");
+        let (location, url) = (Location::file(&path), format!("sqlite:{}", path.display()));
         let store = Store::open(location.clone()).await.expect("a file");
-        Self { store, location, _folder: Some(folder) }
+        Self { store, location, url, _folder: Some(folder) }
     }
 
     /// A new database in the server of the test run; `None` where there is none and none is asked for.
@@ -36,9 +40,15 @@ impl Bench {
         sqlx::raw_sql(create).execute(&admin).await.expect("a database");
         admin.close().await;
         let (server, _) = server.rsplit_once('/').expect("a URL");
-        let location = Location::from_url(&format!("{server}/{name}")).expect("a URL");
+        let url = format!("{server}/{name}");
+        let location = Location::from_url(&url).expect("a URL");
         let store = Store::open(location.clone()).await.expect("a database");
-        Some(Self { store, location, _folder: None })
+        Some(Self { store, location, url, _folder: None })
+    }
+
+    /// Its URL, password and all.
+    pub(super) fn url(&self) -> String {
+        self.url.clone()
     }
 
     /// The same database again, as another process would open it.

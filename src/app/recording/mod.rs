@@ -1,0 +1,180 @@
+//! What is kept over restarts: from requests, the pool and alerts into the store, and at the start back into the pool.
+//!
+//! The store is used from the background only. One that is slow or gone makes nobody wait: the start goes on without it
+//! after a moment, what is to be kept waits in memory, and the operator is told.
+
+mod keep;
+mod restore;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::json;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use keep::Keeper;
+
+use crate::alert::Alerts;
+use crate::config::{Config, StorePlace};
+use crate::gateway::{Clients, PooledGateway, SharedPool};
+use crate::runtime::{clock, tasks::Tasks};
+use crate::store::{Bounds, Location, Pruned, Retention, Store, Writer};
+use crate::units::Timestamp;
+
+/// How long the start waits for what was known before.
+const RESTORE_LIMIT: Duration = Duration::from_secs(3);
+
+/// The pause after a store could not be opened.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often what the pool has learned is compared with what was kept. Limits and breakers do not wait for it.
+const STATE_TICK: Duration = Duration::from_secs(1);
+
+/// How often it is looked for what is too old.
+const PRUNE_TICK: Duration = Duration::from_hours(1);
+
+/// How long what is left may take to be written at the end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+
+/// Sessions are kept for a day: the pool itself forgets them sooner.
+const SESSION_RETENTION: Duration = Duration::from_hours(24);
+
+/// The running store. A cheap handle.
+#[derive(Clone)]
+pub(super) struct Recording {
+    writer: Writer,
+    /// What was known before is known again.
+    restored: CancellationToken,
+    /// Its own: it goes on when everything else has ended.
+    tasks: Tasks,
+}
+
+impl Recording {
+    /// Opens the store that the configuration names, if it names one, and gives the pool back what was known. Waits for
+    /// that a moment.
+    pub(super) async fn start(
+        pool: &SharedPool,
+        clients: &Clients,
+        config: &Config,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(location) = location(config)? else {
+            info!("nothing is kept over a restart: there is no store");
+            return Ok(None);
+        };
+        let writer = Writer::new(Store::new(location), Bounds::default());
+        let recording = Self { writer, restored: CancellationToken::new(), tasks: Tasks::default() };
+        recording.tasks.spawn("store", {
+            let (recording, pool, clients, stop) = (recording.clone(), pool.clone(), clients.clone(), stop.clone());
+            let quiet_after = config.claude.total_timeout * 2;
+            async move { recording.run(&pool, &clients, quiet_after, &stop).await }
+        });
+        if timeout(RESTORE_LIMIT, recording.restored.cancelled()).await.is_err() {
+            let limit = RESTORE_LIMIT.as_secs();
+            recording.writer.fail(format!("it has not given back within {limit} s what was known before"));
+        }
+        Ok(Some(recording))
+    }
+
+    /// Connects the store with those who have something to keep.
+    pub(super) fn connect(
+        &self,
+        gateway: &PooledGateway,
+        alerts: &Alerts,
+        pool: &SharedPool,
+        config: &Config,
+        stop: &CancellationToken,
+    ) {
+        gateway.record_with(Arc::new(Keeper::new(self.writer.clone())));
+        gateway.show_in_debug("store", {
+            let writer = self.writer.clone();
+            move || json!(writer.health())
+        });
+        self.tasks.spawn("states", {
+            let (recording, pool, stop) = (self.clone(), pool.clone(), stop.clone());
+            async move {
+                // Before, the pool knows nothing that would be worth keeping, and what is kept must not be overwritten.
+                if stop.run_until_cancelled(recording.restored.cancelled()).await.is_some() {
+                    keep::states(recording.writer, pool, STATE_TICK, stop).await;
+                }
+            }
+        });
+        self.tasks.spawn("kept alerts", keep::alerts(self.writer.clone(), alerts.told(), stop.clone()));
+        self.tasks.spawn("store alert", keep::tell(self.writer.clone(), alerts.clone(), stop.clone()));
+        let (recording, retention, stop) = (self.clone(), retention(config), stop.clone());
+        self.tasks.spawn("prune", async move {
+            stop.run_until_cancelled(recording.prune(retention)).await;
+        });
+    }
+
+    /// Writes what is left. To be called when nobody has anything to keep any more.
+    pub(super) async fn finish(self) {
+        self.writer.finish();
+        if timeout(FLUSH_LIMIT, self.tasks.finished()).await.is_err() {
+            let lost = self.writer.health().buffered;
+            warn!(lost, "the store did not take everything before the end");
+        }
+        self.writer.store().close().await;
+    }
+
+    async fn run(&self, pool: &SharedPool, clients: &Clients, quiet_after: Duration, stop: &CancellationToken) {
+        let started = clock::now();
+        loop {
+            let outcome = restore::into(pool, clients, self.writer.store(), started, quiet_after).await;
+            self.writer.report(&outcome);
+            if outcome.is_ok() {
+                self.restored.cancel();
+                break;
+            }
+            if stop.run_until_cancelled(sleep(REOPEN_PAUSE)).await.is_none() {
+                // Whatever waits is tried to be written once more.
+                break;
+            }
+        }
+        self.writer.run().await;
+    }
+
+    async fn prune(&self, retention: Retention) {
+        let mut ticks = interval(PRUNE_TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match self.writer.store().prune(clock::now(), &retention).await {
+                Ok(pruned) if pruned == Pruned::default() => {}
+                Ok(pruned) => info!(usage = pruned.usage, others = pruned.others, "what was too old is summed up"),
+                Err(error) => warn!(%error, "what is too old stays in the store for now"),
+            }
+        }
+    }
+}
+
+/// Where the configuration says that the store is.
+fn location(config: &Config) -> anyhow::Result<Option<Location>> {
+    Ok(match &config.store.place {
+        StorePlace::Nowhere => None,
+        StorePlace::File(path) => Some(Location::file(path)),
+        StorePlace::Postgres(url) => {
+            Some(Location::from_url(url).context("the store's URL (store.url, DATABASE_URL)")?)
+        }
+    })
+}
+
+fn retention(config: &Config) -> Retention {
+    let store = &config.store;
+    Retention {
+        usage: store.usage_retention,
+        usage_days: store.usage_days_retention,
+        activities: store.activity_retention,
+        alerts: store.alert_retention,
+        audit: store.audit_retention,
+        sessions: SESSION_RETENTION,
+    }
+}
+
+/// Before this nobody can still be at work who was at work at `now`.
+fn quiet_since(now: Timestamp, quiet_after: Duration) -> Timestamp {
+    now - quiet_after
+}
