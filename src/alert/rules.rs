@@ -398,6 +398,7 @@ impl Event {
             Effect::StatusChanged { .. }
             | Effect::Throttled { .. }
             | Effect::BreakerOpened { .. }
+            | Effect::RunawayGuard { .. }
             | Effect::Moved { .. } => None,
         }
     }

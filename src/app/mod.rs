@@ -80,6 +80,7 @@ impl App {
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
         let cwd = tempfile::Builder::new().prefix("workspace-").tempdir().context("no directory for CLI processes")?;
         let claude = ClaudeCli::new(parts::spare_settings(&config), &tasks);
+        claude.set_max_spawns(parts::max_spawns(&config));
         let http = HttpBackends::new(&config, &all_env)?;
         let profiles = parts::Profiles { env: all_env, claude: claude.clone(), cwd: cwd.path().to_owned() };
         let backends = profiles.backends(&config);
@@ -109,6 +110,10 @@ impl App {
         replicas::start(&pool, &gateway, &config, &env, &tasks, &stop).await?;
         let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
         gateway.show_in_debug("cli", cli_watch.view(&claude));
+        gateway.show_in_debug("memory", {
+            let claude = claude.clone();
+            move || serde_json::json!(claude.memory())
+        });
         if let Some(recording) = &recording {
             recording.connect(&gateway, &alerts, &pool, &config, &stop);
         }

@@ -59,7 +59,10 @@ async fn log_effects(pool: SharedPool, stop: CancellationToken) {
 fn log(effect: &Effect) {
     let details = serde_json::to_string(effect).unwrap_or_default();
     match effect {
-        Effect::LimitReached { .. } | Effect::AuthFailed { .. } | Effect::ReplicasApart { .. } => {
+        Effect::LimitReached { .. }
+        | Effect::AuthFailed { .. }
+        | Effect::ReplicasApart { .. }
+        | Effect::RunawayGuard { .. } => {
             warn!(event = details, "pool");
         }
         _ => info!(event = details, "pool"),

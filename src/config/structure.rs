@@ -276,7 +276,7 @@ mod tests {
             "models": {"a": "b"},
             "claude": {
                 "command": "c", "firstEventTimeout": 1, "idleTimeout": "1s", "totalTimeout": 2, "maxProcesses": 1,
-                "sparesPerSubscription": 0, "maxLineBytes": 65536, "usagePollInterval": 0, "selfTest": true
+                "sparesPerSubscription": 0, "maxLineBytes": 65536, "usagePollInterval": 0, "selfTest": true, "maxMemory": "4GiB"
             },
             "server": {
                 "listen": "l", "corsOrigins": ["o"], "maxBodyBytes": 1024, "maxBodyBytesTotal": 1024, "drainTimeout": 0,
@@ -296,6 +296,7 @@ mod tests {
             "accountSelection": {
                 "strategy": "pace", "fallbackStrategies": ["random"], "retryOnFailure": true, "maxRetries": 1
             },
+            "runawayGuard": { "enabled": true, "spawnsPerMinute": 1, "repeatedPrompts": 0 },
             "circuitBreaker": {
                 "enabled": true, "failureThreshold": 1, "successThreshold": 1, "timeout": 1, "resetTimeoutSeconds": 1
             },

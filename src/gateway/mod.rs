@@ -8,6 +8,7 @@ mod attempt;
 mod clients;
 mod fallback;
 mod feed;
+mod guard;
 mod health;
 mod lease;
 #[cfg(test)]
@@ -199,6 +200,14 @@ pub enum GatewayError {
     NotAllowed {
         /// For the client.
         message: String,
+    },
+    /// The client sends the same prompt over and over.
+    #[error("{message}")]
+    Runaway {
+        /// For the client.
+        message: String,
+        /// When the prompt may come again.
+        retry_after: Duration,
     },
     /// It ran and failed.
     #[error(transparent)]

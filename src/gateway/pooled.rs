@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::attempt::Attempt;
 use super::clients::Clients;
+use super::guard::{Guard, Runaway};
 use super::health::{PartHealth, Services};
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
@@ -70,6 +71,7 @@ pub(super) struct Shared {
     settings: ArcSwap<Settings>,
     started: Timestamp,
     draining: AtomicBool,
+    guard: Guard,
     transcripts: Transcripts,
     /// Ends every answer.
     kill: CancellationToken,
@@ -105,6 +107,7 @@ impl PooledGateway {
             settings: ArcSwap::from_pointee(settings),
             started: clock::now(),
             draining: AtomicBool::new(false),
+            guard: Guard::default(),
             transcripts: Transcripts::default(),
             kill: CancellationToken::new(),
             config_problems: ArcSwapOption::empty(),
@@ -380,6 +383,23 @@ where
 }
 
 impl PooledGateway {
+    /// Stops a client in a loop.
+    fn guard(&self, call: &Call) -> Result<(), GatewayError> {
+        let Some(most) = self.0.settings.load().max_repeats else { return Ok(()) };
+        self.0.guard.admit(call, most, Instant::now()).map_err(|Runaway { retry_after, is_news }| {
+            if is_news {
+                let cause = format!("the same prompt came more than {most} times within a minute");
+                let client = Arc::clone(&call.client);
+                self.0.pool.with(|_, _| ((), vec![Effect::RunawayGuard { client, cause }]));
+            }
+            let message = format!(
+                "The same prompt was sent more than {most} times within a minute, which looks like a loop. Where it is \
+                 meant, the operator can raise `runawayGuard.repeatedPrompts`."
+            );
+            GatewayError::Runaway { message, retry_after }
+        })
+    }
+
     /// The queue, for the operator.
     fn queue(&self) -> Value {
         let QueueSettings { max_waiting, timeout } = self.0.settings.load().queue;
@@ -434,6 +454,7 @@ impl Gateway for PooledGateway {
             if self.is_draining() {
                 return Err(GatewayError::ShuttingDown);
             }
+            self.guard(&call)?;
             let deadline = Instant::now() + self.0.settings.load().deadline;
             tokio::select! {
                 biased;

@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store", &["pool", "conversation", "runtime"]),
     ("alert", &["pool", "runtime"]),
     ("selftest", &["backend", "standin", "conversation", "runtime"]),
-    ("doctor", &["app", "backend", "config", "selftest", "runtime"]),
+    ("doctor", &["app", "backend", "config", "selftest", "shared", "store", "runtime"]),
     (
         "app",
         &[

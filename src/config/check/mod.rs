@@ -73,6 +73,7 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
         claude,
         server: server::server(&file, context, findings),
         client_keys: client_keys::check(&file, context, findings),
+        runaway_guard: file.runaway_guard,
         circuit_breaker: circuit_breaker(&file.circuit_breaker, &at("circuitBreaker"), findings),
         capacity_tracking: capacity_tracking(&file.capacity_tracking, &at("capacityTracking"), findings),
         organizations: client_keys::organizations(&file.organizations, findings),
@@ -172,6 +173,9 @@ fn rebalancing(
     }
 }
 
+/// Less than this is no room for a single CLI process.
+const LEAST_MEMORY: u64 = 256 * 1024 * 1024;
+
 /// `needed`: whether a subscription is driven through the CLI.
 fn claude(
     section: &raw::Claude,
@@ -199,6 +203,10 @@ fn claude(
         idle_timeout,
         total_timeout,
         max_processes: section.max_processes,
+        max_memory: section
+            .max_memory
+            .as_ref()
+            .map(|size| size.resolve(&at.key("maxMemory"), LEAST_MEMORY..=u64::MAX >> 1, findings)),
         spares_per_subscription: section.spares_per_subscription,
         max_line_bytes: section.max_line_bytes,
         usage_poll_interval: usage_poll_interval(&section.usage_poll_interval, &at.key("usagePollInterval"), findings),

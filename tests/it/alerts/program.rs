@@ -33,6 +33,7 @@ impl Home {
             }],
             "weeklyBudgetThreshold": 1,
             "claude": {"command": fake_claude_path(), "sparesPerSubscription": 0, "selfTest": false},
+            "runawayGuard": {"enabled": false},
             "notifications": notifications,
         });
         // As editors do.
