@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::ask::ask;
 use super::lease::{Lease, SharedPool};
-use super::pooled::ask;
 use super::queue::Unserved;
 use super::{Call, Failure, PooledGateway, QueueSettings};
 use crate::conversation::{LimitReport, LimitStatus, WindowUse};

@@ -4,6 +4,7 @@
 //! be tested without any of it.
 
 mod admission;
+mod ask;
 mod attempt;
 mod clients;
 mod fallback;

@@ -3,7 +3,6 @@
 //! lease -> run -> first content, or classify and retry elsewhere -> the client's stream -> finish.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::ask::{ask, estimated_cost, session_key};
 use super::attempt::Attempt;
 use super::clients::Clients;
 use super::guard::{Guard, Runaway};
@@ -31,14 +31,11 @@ use super::{
 };
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Caller, Failure, FailureKind, Fault};
-use crate::conversation::{Block, Catalog, Event, Usage};
-use crate::pool::{Ask, Effect, Refusal, RefusalReason, SessionKey};
+use crate::conversation::{Catalog, Event};
+use crate::pool::{Ask, Effect, Refusal, RefusalReason};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
-use crate::units::{MicroUsd, Timestamp};
-
-/// Output tokens that a request is assumed to produce when it names no limit, for the reservation.
-const ASSUMED_OUTPUT_TOKENS: u64 = 500;
+use crate::units::Timestamp;
 
 /// The first pause before a failed request is tried again on a subscription that it has tried already.
 const BACK_OFF: Duration = Duration::from_millis(250);
@@ -535,49 +532,6 @@ impl Gateway for PooledGateway {
     fn rebalance(&self) -> Value {
         operate::rebalance(&self.0.pool, &self.0.settings.load().rebalancing)
     }
-}
-
-pub(super) fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
-    let request = &call.request;
-    Ask {
-        session: session_key(call),
-        family: request.model.family,
-        estimated_cost: estimated_cost(call),
-        estimated_tokens: request.estimated_tokens(),
-        priority: call.priority,
-        exclude,
-        request: Some(Arc::clone(&call.id)),
-        only: None,
-    }
-}
-
-/// What a request will cost, as far as can be told beforehand.
-pub(super) fn estimated_cost(call: &Call) -> MicroUsd {
-    let request = &call.request;
-    let output = request.options.max_tokens.map_or(ASSUMED_OUTPUT_TOKENS, u64::from).min(ASSUMED_OUTPUT_TOKENS);
-    request.model.price.cost(&Usage { input: request.estimated_tokens(), output, ..Usage::default() })
-}
-
-/// The client's own session id under its own key, so that two clients cannot share a session by accident; else a
-/// fingerprint of what stays the same over a conversation.
-pub(super) fn session_key(call: &Call) -> SessionKey {
-    if let SessionHint::Session(id) | SessionHint::Header(id) | SessionHint::CacheKey(id) = &call.session {
-        return explicit_session(&call.client, id);
-    }
-    let mut hasher = DefaultHasher::new();
-    call.client.hash(&mut hasher);
-    call.request.system.hash(&mut hasher);
-    for block in call.request.turns.first().into_iter().flat_map(|turn| &turn.blocks) {
-        if let Block::Text(text) = block {
-            text.hash(&mut hasher);
-        }
-    }
-    SessionKey::Fingerprint(hasher.finish())
-}
-
-/// The session that `client` calls `id`.
-pub(super) fn explicit_session(client: &str, id: &str) -> SessionKey {
-    SessionKey::Explicit(format!("{client}/{id}").into())
 }
 
 /// The client's error when nobody can serve. A provider's or our own failure on the way says more than "all are

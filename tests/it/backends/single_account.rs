@@ -21,8 +21,10 @@ fn empty(dir: &Path) -> PathBuf {
 fn the_key_alone_is_a_pool_of_one() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path().to_str().unwrap();
-    for vars in [vec![("ANTHROPIC_API_KEY", "sk-x")], vec![("ANTHROPIC_API_KEY", "sk-x"), ("HOME", home), ("PATH", "")]]
-    {
+    for vars in [
+        vec![("ANTHROPIC_API_KEY", "sk-x"), ("HOME", home)],
+        vec![("ANTHROPIC_API_KEY", "sk-x"), ("HOME", home), ("PATH", "")],
+    ] {
         let config = load(&vars).unwrap();
         assert_eq!(config.warnings, []);
         let [only] = config.subscriptions.as_slice() else { panic!("{config:?}") };
