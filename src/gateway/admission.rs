@@ -39,7 +39,7 @@ pub(super) struct Replicas {
 /// What came of putting a lease before the others.
 pub(super) enum Judged {
     /// It may run.
-    Admitted(Lease),
+    Admitted(Box<Lease>),
     /// Another replica has bound the session to this subscription; the lease was taken back.
     Bound(Arc<str>),
     /// All replicas together use what there is; the lease was taken back, and the pool knows.
@@ -81,11 +81,13 @@ impl Replicas {
 impl SharedPool {
     /// Puts a lease before the other replicas, if there are any.
     pub(super) async fn judge(&self, ask: &Ask<'_>, mut lease: Lease) -> Judged {
-        let Some(replicas) = self.replicas() else { return Judged::Admitted(lease) };
+        let Some(replicas) = self.replicas() else { return Judged::Admitted(Box::new(lease)) };
         let explicit = matches!(ask.session, SessionKey::Explicit(_));
         loop {
             let subscription = Arc::clone(&lease.subscription);
-            let Some(bounds) = self.peek(|pool, _| pool.bounds(&subscription)) else { return Judged::Admitted(lease) };
+            let Some(bounds) = self.peek(|pool, _| pool.bounds(&subscription)) else {
+                return Judged::Admitted(Box::new(lease));
+            };
             let question = shared::Ask {
                 subscription,
                 session: SessionLabel::from(&ask.session).key(),
@@ -98,7 +100,7 @@ impl SharedPool {
             match replicas.shared.admit(question).await {
                 Verdict::Admitted(admission) | Verdict::Apart(admission) => {
                     lease.admission = Some(admission);
-                    return Judged::Admitted(lease);
+                    return Judged::Admitted(Box::new(lease));
                 }
                 Verdict::Bound(home) if self.peek(|pool, _| pool.bounds(&home)).is_none() => {
                     // It is bound to a subscription that this replica does not have: it has to move.
@@ -209,7 +211,7 @@ impl PooledGateway {
             let judged = pool.judge(&ask, lease).await;
             rounds += 1;
             lease = match judged {
-                Judged::Admitted(lease) => return Ok(lease),
+                Judged::Admitted(lease) => return Ok(*lease),
                 Judged::Full(refusal) if rounds == MOST_ROUNDS => return Err(Unserved::Refused(refusal)),
                 Judged::Bound(_) if rounds == MOST_ROUNDS => {
                     let refusal = Refusal { reason: RefusalReason::Busy, retry_at: None, decision };

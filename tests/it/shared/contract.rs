@@ -26,7 +26,10 @@ struct Subscription(Arc<Notify>);
 
 impl Backend for Subscription {
     fn run(&self, request: &Request, _: &Caller) -> EventStream {
-        let Block::Text(text) = &request.turns[0].blocks[0] else { panic!("no text") };
+        // A session's earlier turns come before what is asked now.
+        let Some(Block::Text(text)) = request.turns.last().and_then(|turn| turn.blocks.last()) else {
+            panic!("no text")
+        };
         let scripted = |kind| stream::iter(vec![Err(Failure::new(kind, "scripted"))]).boxed();
         match text.as_str() {
             "wait" => {
