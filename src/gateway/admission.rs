@@ -40,7 +40,7 @@ pub(super) struct Replicas {
 #[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made, once a request")]
 pub(super) enum Judged {
     /// It may run.
-    Admitted(Lease),
+    Admitted(Box<Lease>),
     /// Another replica has bound the session to this subscription; the lease was taken back.
     Bound(Arc<str>),
     /// All replicas together use what there is; the lease was taken back, and the pool knows.
@@ -82,11 +82,13 @@ impl Replicas {
 impl SharedPool {
     /// Puts a lease before the other replicas, if there are any.
     pub(super) async fn judge(&self, ask: &Ask<'_>, mut lease: Lease) -> Judged {
-        let Some(replicas) = self.replicas() else { return Judged::Admitted(lease) };
+        let Some(replicas) = self.replicas() else { return Judged::Admitted(Box::new(lease)) };
         let explicit = matches!(ask.session, SessionKey::Explicit(_));
         loop {
             let subscription = Arc::clone(&lease.subscription);
-            let Some(bounds) = self.peek(|pool, _| pool.bounds(&subscription)) else { return Judged::Admitted(lease) };
+            let Some(bounds) = self.peek(|pool, _| pool.bounds(&subscription)) else {
+                return Judged::Admitted(Box::new(lease));
+            };
             let question = shared::Ask {
                 subscription,
                 session: SessionLabel::from(&ask.session).key(),
@@ -99,7 +101,7 @@ impl SharedPool {
             match replicas.shared.admit(question).await {
                 Verdict::Admitted(admission) | Verdict::Apart(admission) => {
                     lease.admission = Some(admission);
-                    return Judged::Admitted(lease);
+                    return Judged::Admitted(Box::new(lease));
                 }
                 Verdict::Bound(home) if self.peek(|pool, _| pool.bounds(&home)).is_none() => {
                     // It is bound to a subscription that this replica does not have: it has to move.
@@ -210,7 +212,7 @@ impl PooledGateway {
             let judged = pool.judge(&ask, lease).await;
             rounds += 1;
             lease = match judged {
-                Judged::Admitted(lease) => return Ok(lease),
+                Judged::Admitted(lease) => return Ok(*lease),
                 Judged::Full(refusal) if rounds == MOST_ROUNDS => return Err(Unserved::Refused(refusal)),
                 Judged::Bound(_) if rounds == MOST_ROUNDS => {
                     let refusal = Refusal { reason: RefusalReason::Busy, retry_at: None, decision };

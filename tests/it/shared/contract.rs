@@ -26,7 +26,8 @@ struct Subscription(Arc<Notify>);
 
 impl Backend for Subscription {
     fn run(&self, request: &Request, _: &Caller) -> EventStream {
-        let Some(Block::Text(text)) = request.turns.last().and_then(|turn| turn.blocks.first()) else {
+        // A session's earlier turns come before what is asked now.
+        let Some(Block::Text(text)) = request.turns.last().and_then(|turn| turn.blocks.last()) else {
             panic!("no text")
         };
         let scripted = |kind| stream::iter(vec![Err(Failure::new(kind, "scripted"))]).boxed();

@@ -57,6 +57,11 @@ impl Replica {
         }
     }
 
+    /// Waits until the server has carried out all that was sent to it so far: questions are answered in their order.
+    async fn flushed(&self) {
+        self.shared.home_of("nobody".to_owned()).await;
+    }
+
     /// The next thing heard that `wanted` is about.
     async fn hears<T>(&mut self, wanted: impl Fn(&Heard) -> Option<T>) -> T {
         let deadline = Instant::now() + Duration::from_secs(30);
