@@ -37,7 +37,6 @@ pub(super) struct Replicas {
 }
 
 /// What came of putting a lease before the others.
-#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made, once a request")]
 pub(super) enum Judged {
     /// It may run.
     Admitted(Box<Lease>),
