@@ -28,6 +28,8 @@ pub const SLACK_WEBHOOK_URL: &str = "SLACK_WEBHOOK_URL";
 pub const ANTHROPIC_API_KEY: &str = "ANTHROPIC_API_KEY";
 /// The directory for what this program keeps between runs.
 pub const AUTH_POOL_STATE_DIR: &str = "AUTH_POOL_STATE_DIR";
+/// The key of the organisation's Admin API, for its usage and cost reports.
+pub const ANTHROPIC_ADMIN_API_KEY: &str = "ANTHROPIC_ADMIN_API_KEY";
 /// The user's own CLI profile, where it is not `~/.claude`.
 pub const CLAUDE_CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 
