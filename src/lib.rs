@@ -15,6 +15,7 @@
 //! | [`gateway`] | one request's life: lease (or a place in the queue) -> run -> classify -> retry elsewhere -> finish | `pool`, `backend`, `conversation`, `runtime` |
 //! | [`backend`] | executes a request: the official `claude` CLI, or the Messages API with a key | `conversation`, `runtime` |
 //! | [`pool`] | the brain, pure: (now, command) -> (decision, effects); no I/O, no clock, no tokio | `conversation` |
+//! | [`shared`] | what several replicas have in common, kept in Redis: limits, leases, sessions, news | `pool`, `conversation`, `runtime` |
 //! | [`simulator`] | the very same pool in a simulated week: strategies compared with each other and with an optimum | `pool`, `conversation` |
 //! | [`alert`] | when the operator is told, and delivery to log, webhook and Slack | `pool`, `runtime` |
 //! | [`config`] | raw file and environment -> checked configuration, all problems at once; follows the file | `conversation`, `runtime` |
@@ -55,6 +56,7 @@ pub mod pool;
 pub mod runtime;
 pub mod selftest;
 pub mod server;
+pub mod shared;
 pub mod simulator;
 pub mod standin;
 pub mod store;

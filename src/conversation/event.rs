@@ -96,7 +96,7 @@ pub enum LimitStatus {
 }
 
 /// What the provider said about limits in one message.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LimitReport {
     /// The verdict on the request it came with.
     pub status: LimitStatus,

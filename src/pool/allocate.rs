@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::units::{MicroUsd, Timestamp};
 
 use super::command::{Ask, Effect, Grant, LeaseId, Priority, Refusal, RefusalReason, Strategy};
-use super::explain::{CAUSES, Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason};
+use super::elsewhere::{Placement, Standing};
+use super::explain::{CAUSES, Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, Source};
 use super::lease::Lease;
 use super::only::ruled_out;
 use super::select::{Need, Place};
@@ -43,7 +44,7 @@ impl Pool {
     }
 
     /// The session with this id, unless it is stale: then it is forgotten here, ahead of its turn.
-    fn live_session(&mut self, id: SessionId, now: Timestamp) -> Option<(SessionRef, Session)> {
+    pub(super) fn live_session(&mut self, id: SessionId, now: Timestamp) -> Option<(SessionRef, Session)> {
         let at = self.sessions.find(id)?;
         let session = *self.sessions.get(at)?;
         if self.settings.ages().of(&session, now) == Age::Stale {
@@ -64,7 +65,8 @@ impl Pool {
         if let Some(surplus) = self.sessions.surplus_fingerprint() {
             self.sessions.remove(surplus);
         }
-        Ok(self.granted(lease, pick.at, decision))
+        let placement = Placement { home: self.member(pick.at).id(), standing: Standing::New };
+        Ok(self.granted(lease, pick.at, decision, placement))
     }
 
     fn continue_session(
@@ -79,7 +81,8 @@ impl Pool {
         let Some(obstacle) = self.obstacle(now, ask, home, soft) else {
             let decision = self.decide(now, ask, home, Reason::Sticky);
             let lease = self.grant(now, ask, home, at, soft);
-            return Ok(self.granted(lease, home, decision));
+            let placement = Placement { home: self.member(home).id(), standing: Standing::Since(session.since) };
+            return Ok(self.granted(lease, home, decision, placement));
         };
         let Some(pick) = self.pick(now, ask) else { return Err(self.refuse(now, ask)) };
         let stays = obstacle.cause.is_busy() || obstacle.cause == Cause::AlreadyTried;
@@ -92,8 +95,11 @@ impl Pool {
         };
         let decision = self.decide(now, ask, pick.at, reason);
         self.make_room(now, &pick);
+        let mut placement = Placement { home: self.member(home).id(), standing: Standing::Since(session.since) };
         if let Reason::Moved(cause) = reason {
             self.sessions.assign(at, pick.at, now);
+            let left = std::mem::replace(&mut placement.home, self.member(pick.at).id());
+            placement.standing = Standing::MovedFrom(left);
             self.pending.push(Effect::Rotation {
                 session: session.label().to_string(),
                 from: self.member(home).id(),
@@ -108,7 +114,7 @@ impl Pool {
         if !stays {
             self.refresh(home, now);
         }
-        Ok(self.granted(lease, pick.at, decision))
+        Ok(self.granted(lease, pick.at, decision, placement))
     }
 
     /// What keeps a session's request away from the subscription that the session is assigned to.
@@ -174,9 +180,9 @@ impl Pool {
         lease
     }
 
-    fn granted(&mut self, lease: LeaseId, at: u32, decision: Arc<Decision>) -> Grant {
+    fn granted(&mut self, lease: LeaseId, at: u32, decision: Arc<Decision>, placement: Placement) -> Grant {
         self.remember(&decision);
-        Grant { lease, subscription: self.member(at).id(), decision, effects: self.take_effects() }
+        Grant { lease, subscription: self.member(at).id(), decision, placement, effects: self.take_effects() }
     }
 
     fn refuse(&mut self, now: Timestamp, ask: &Ask<'_>) -> Refusal {
@@ -235,7 +241,7 @@ impl Pool {
             .or_else(|| member.reserve_exclusion(now, &figures, share))
             .or_else(|| {
                 let mut exclusion = member.congestion(now, &figures, self.explicit_sessions(at), true)?;
-                if exclusion.cause == Cause::SlotsFull {
+                if exclusion.cause == Cause::SlotsFull && exclusion.source != Source::Replicas {
                     exclusion.until = self.slot_free_at(at);
                 }
                 Some(exclusion)

@@ -42,6 +42,13 @@ impl Starts {
         }
     }
 
+    /// A request that began then did not run after all.
+    pub(super) fn undo(&mut self, start: Timestamp) {
+        if let Some(index) = self.0.iter().rposition(|at| *at == start) {
+            self.0.remove(index);
+        }
+    }
+
     /// When one more request is within `limit`, unless it is now.
     fn free_at(&self, now: Timestamp, limit: u64) -> Option<Timestamp> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::conversation::{Family, LimitReport, Usage};
 use crate::units::{MicroUsd, Timestamp};
 
-use super::{CapacityLimits, Decision, Only};
+use super::{CapacityLimits, Decision, Only, Placement};
 
 /// Names one lease; never used twice in a process's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -54,6 +54,8 @@ pub struct Grant {
     pub subscription: Arc<str>,
     /// Who was considered and why this one won.
     pub decision: Arc<Decision>,
+    /// Where the session is now.
+    pub placement: Placement,
     /// What else happened on the way, for example a rotation.
     pub effects: Vec<Effect>,
 }

@@ -30,6 +30,17 @@ impl From<&SessionKey> for SessionLabel {
     }
 }
 
+impl SessionLabel {
+    /// The session's name among replicas: like the label, but with all of its bits.
+    pub fn key(&self) -> String {
+        let kind = match self.kind {
+            Kind::Explicit => 's',
+            Kind::Fingerprint => 'f',
+        };
+        format!("{kind}{:016x}", self.digest)
+    }
+}
+
 impl fmt::Display for SessionLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
@@ -60,6 +71,8 @@ pub enum Source {
     Pool,
     /// The request itself.
     Request,
+    /// Other replicas that use the same subscriptions.
+    Replicas,
 }
 
 /// Why a subscription is not given a request.

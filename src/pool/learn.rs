@@ -17,7 +17,7 @@ impl Subscription {
         self.usage.advance(now);
         self.breaker = self.breaker.at(now);
         for lock in self.limits.expire(now) {
-            if matches!(lock.window, Some(Window::SevenDayFamily(_))) {
+            if matches!(lock.window, Some(Window::SevenDayFamily(_))) && !lock.heard {
                 effects.push(Effect::Recovered { subscription: self.id(), cause: lock.cause() });
             }
         }
@@ -26,7 +26,7 @@ impl Subscription {
             && let Some(ended) = self.seen_lock
         {
             self.begin_ramp(1);
-            if !ended.throttle {
+            if !ended.throttle && !ended.heard {
                 effects.push(Effect::Recovered { subscription: self.id(), cause: ended.cause() });
             }
         }
@@ -83,6 +83,11 @@ impl Subscription {
                 self.ramp = None;
             }
         }
+        self.count(now, spent);
+    }
+
+    /// Records what was used, if anything.
+    pub(super) fn count(&mut self, now: Timestamp, spent: &Spent) {
         if spent.cost > MicroUsd::ZERO || spent.usage.total() > 0 {
             self.usage.record(now, spent);
             self.last_usage = Some(now);
@@ -144,7 +149,7 @@ impl Subscription {
     }
 
     /// Notes figures and resets, whatever the verdict.
-    fn hear(&mut self, now: Timestamp, report: &LimitReport) {
+    pub(super) fn hear(&mut self, now: Timestamp, report: &LimitReport) {
         self.limits.note(now, report);
         let of_windows = report.windows.iter().filter_map(|used| Some((used.window, used.resets_at?)));
         for (window, reset) in of_windows.chain(report.window.zip(report.resets_at)) {
@@ -206,7 +211,7 @@ impl Subscription {
         }
     }
 
-    fn begin_ramp(&mut self, allowance: u32) {
+    pub(super) fn begin_ramp(&mut self, allowance: u32) {
         self.epoch = self.epoch.wrapping_add(1);
         self.ramp = (allowance < self.settings.max_concurrent).then(|| Ramp::new(allowance));
     }

@@ -43,6 +43,10 @@ impl Leases {
         id
     }
 
+    pub(super) fn get(&self, id: LeaseId) -> Option<&Lease> {
+        self.out.get(&id)
+    }
+
     pub(super) fn end(&mut self, id: LeaseId) -> Option<Lease> {
         self.out.remove(&id)
     }

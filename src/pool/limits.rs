@@ -60,16 +60,19 @@ pub(super) struct Lock {
     pub(super) until: Timestamp,
     /// Whether it is only a back-off after a throttle.
     pub(super) throttle: bool,
+    /// Whether another replica has learned and announced it.
+    pub(super) heard: bool,
 }
 
 impl Lock {
     /// What to call it in logs.
     pub(super) fn cause(&self) -> String {
-        match self.window {
+        let cause = match self.window {
             _ if self.throttle => "throttled by the provider".to_owned(),
             Some(window) => format!("{} limit of the provider", window_name(window)),
             None => "limit of the provider".to_owned(),
-        }
+        };
+        if self.heard { format!("{cause}, as another replica was told") } else { cause }
     }
 }
 
@@ -155,6 +158,7 @@ impl ProviderLimits {
                 since: now,
                 until: reset.min(now + FURTHEST_RESET),
                 throttle: false,
+                heard: false,
             }),
             None => self.back_off(now, started_at, report.window),
         }
@@ -180,6 +184,14 @@ impl ProviderLimits {
         *held
     }
 
+    /// `lock`, just set, was learned by another replica. One that was known here and only ends later now stays our own.
+    pub(super) fn note_heard(&mut self, now: Timestamp, lock: Lock) {
+        let held = if lock.throttle { &mut self.throttle } else { &mut self.locks[lock.window.map_or(UNNAMED, place)] };
+        if let Some(held) = held.as_mut().filter(|held| held.since == now) {
+            held.heard = true;
+        }
+    }
+
     fn back_off(&mut self, now: Timestamp, started_at: Timestamp, window: Option<Window>) -> Option<Lock> {
         if self.throttle.is_some_and(|last| started_at < last.until) {
             return None;
@@ -187,7 +199,7 @@ impl ProviderLimits {
         let doublings = self.throttles.min(16);
         self.throttles = self.throttles.saturating_add(1);
         let pause = (FIRST_BACK_OFF * 2_u32.pow(doublings)).min(LONGEST_BACK_OFF);
-        let lock = Lock { window, since: now, until: now + pause, throttle: true };
+        let lock = Lock { window, since: now, until: now + pause, throttle: true, heard: false };
         self.throttle = Some(lock);
         Some(lock)
     }

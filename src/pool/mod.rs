@@ -11,6 +11,7 @@ mod allocate;
 mod breaker;
 mod capacity;
 mod command;
+mod elsewhere;
 mod explain;
 mod health;
 mod learn;
@@ -41,6 +42,7 @@ use crate::units::{MicroUsd, Timestamp};
 
 pub use capacity::CapacityLimits;
 pub use command::*;
+pub use elsewhere::{Bounds, Placement, Shortage, Standing};
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
 pub use only::{Only, Realm};

@@ -12,6 +12,7 @@ use crate::units::{MicroUsd, Timestamp};
 use super::breaker::Breaker;
 use super::capacity::Starts;
 use super::command::{Priority, Status, SubscriptionSettings};
+use super::elsewhere::Held;
 use super::explain::{Cause, Exclusion, Source};
 use super::health::{HealthBreakdown, HealthInputs, block_percent};
 use super::limits::{Lock, ProviderLimits};
@@ -74,6 +75,8 @@ pub(super) struct Subscription {
     /// Estimated tokens of what is in flight.
     pub(super) reserved_tokens: u64,
     pub(super) starts: Starts,
+    /// Other replicas use all that there is.
+    pub(super) held: Option<Held>,
     /// When it was last granted, counted in grants.
     pub(super) last_granted: u64,
     /// When it was last granted to a request that could have gone elsewhere.
@@ -144,6 +147,7 @@ impl Subscription {
             reserved: MicroUsd::ZERO,
             reserved_tokens: 0,
             starts: Starts::default(),
+            held: None,
             last_granted: 0,
             last_chosen: 0,
             lot: 0,
@@ -301,7 +305,8 @@ impl Subscription {
             Cause::RampingUp
         } else if self.in_flight >= self.settings.max_concurrent {
             Cause::RequestsFull
-        } else if let Some(exclusion) = self.capacity_exclusion(now, figures) {
+        } else if let Some(exclusion) = self.capacity_exclusion(now, figures).or_else(|| self.held_at(now, needs_slot))
+        {
             return Some(exclusion);
         } else if needs_slot && self.clients(sessions) >= self.max_clients {
             Cause::SlotsFull
@@ -325,7 +330,8 @@ impl Subscription {
         };
         let capacity = self.capacity_exclusion(now, figures).and_then(|full| full.until);
         let quarantine = self.quarantine.as_ref().map(|quarantine| quarantine.until).filter(|until| *until > now);
-        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker, capacity, quarantine]
+        let held = self.held_at(now, true).and_then(|held| held.until);
+        [self.usage.next_change(now, burning), self.limits.next_change(now), breaker, capacity, quarantine, held]
             .into_iter()
             .flatten()
             .min()

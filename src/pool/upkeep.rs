@@ -7,7 +7,7 @@ use crate::units::{MicroUsd, Timestamp};
 
 use super::Pool;
 use super::command::{Effect, Priority, SessionKey, Settings, Strategy, SubscriptionSettings};
-use super::explain::Cause;
+use super::explain::{Cause, Source};
 use super::only::strategies;
 use super::select::{Openness, Place, Rank};
 use super::session::{Kind, SessionId};
@@ -239,8 +239,12 @@ impl Pool {
         let closed_families = member.limits.locked_families(now);
         let openness = Openness { least_priority, closed_families };
         let sessions = self.explicit_sessions(at);
-        let congestion = member.congestion(now, figures, sessions, true).map(|exclusion| exclusion.cause);
+        let congestion = member.congestion(now, figures, sessions, true);
+        let elsewhere = congestion.is_some_and(|exclusion| exclusion.source == Source::Replicas);
+        let congestion = congestion.map(|exclusion| exclusion.cause);
         let place = match congestion {
+            // No session of ours can make room for what others hold.
+            Some(_) if elsewhere => None,
             None => Some(Place::Ready(openness, self.rank(at, now, figures))),
             Some(Cause::SlotsFull) => {
                 let longest_unused = self.sessions.longest_unused(at, Kind::Explicit);

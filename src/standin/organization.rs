@@ -37,10 +37,10 @@ impl Ledger {
         let mut ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let used = ledger.entry((bearer.name().to_owned(), model.to_owned())).or_default();
         hint.clone_into(&mut used.hint);
-        used.uncached += input.fresh as u64;
-        used.written += input.written_5m as u64;
-        used.written_1h += input.written_1h as u64;
-        used.read += input.read as u64;
+        used.uncached += input.fresh;
+        used.written += input.written_5m;
+        used.written_1h += input.written_1h;
+        used.read += input.read;
         used.output += output as u64;
     }
 

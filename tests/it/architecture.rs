@@ -10,6 +10,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("conversation", &[]),
     ("runtime", &[]),
     ("pool", &["conversation"]),
+    ("shared", &["pool", "conversation", "runtime"]),
     ("simulator", &["pool", "conversation"]),
     ("backend", &["conversation", "runtime"]),
     ("gateway", &["pool", "backend", "conversation", "runtime"]),

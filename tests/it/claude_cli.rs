@@ -27,6 +27,10 @@ fn bench(behaviour: &str) -> Bench {
 }
 
 fn bench_with(behaviour: &str, spares: usize) -> Bench {
+    bench_for(behaviour, spares, Duration::from_secs(60))
+}
+
+fn bench_for(behaviour: &str, spares: usize, idle_timeout: Duration) -> Bench {
     let tasks = Tasks::default();
     let cwd = tempfile::tempdir().expect("a directory");
     let claude = ClaudeCli::new(
@@ -34,7 +38,7 @@ fn bench_with(behaviour: &str, spares: usize) -> Bench {
             max_processes: 4,
             max_spares: spares,
             spares_per_kind: spares.min(1),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout,
             max_line_bytes: 1024 * 1024,
         },
         &tasks,
@@ -218,6 +222,72 @@ async fn requests_beyond_the_most_processes_wait_for_a_place() {
     assert!(tokio::time::timeout(Duration::from_millis(500), all).await.is_err(), "nobody is answered");
     assert_eq!(bench.claude.counts().started, 4, "four places, five requests");
     drop(streams);
+    until(|| bench.claude.counts().running == 0).await;
+}
+
+/// What a run said, and what it cost.
+async fn say(bench: &Bench, request: &Request, caller: &Caller) -> (String, MicroUsd) {
+    let events: Vec<_> = bench.backend.run(request, caller).map(|event| event.expect("a good run")).collect().await;
+    let text = |event: &Event| if let Event::Text(text) = event { text.clone() } else { String::new() };
+    let Some(Event::Settled(cost)) = events.last() else { panic!("{events:?}") };
+    (events.iter().map(text).collect(), *cost)
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_in_its_process_and_each_turn_has_its_own_cost() {
+    let bench = bench("who");
+    let caller = Caller::anonymous();
+    let mut texts = vec!["q1".to_owned()];
+    let mut process = None;
+    for turn in 1..=5 {
+        let borrowed: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let (said, cost) = say(&bench, &request(&borrowed), &caller).await;
+        let (pid, count) = said.split_once(' ').expect("the process and a number");
+        assert_eq!((count, cost), (turn.to_string().as_str(), MicroUsd::from_usd(0.25)));
+        assert_eq!(*process.get_or_insert_with(|| pid.to_owned()), pid);
+        texts.extend([said, "next".to_owned()]);
+    }
+    assert_eq!((bench.claude.counts().started, bench.claude.counts().live), (1, 1));
+    // The same words of somebody else have a process of their own.
+    let borrowed: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let somebody = Caller { client: "somebody".into() };
+    assert_ne!(say(&bench, &request(&borrowed), &somebody).await.0.split_once(' ').unwrap().0, process.unwrap());
+    bench.claude.close();
+    until(|| bench.claude.counts().running + bench.claude.counts().live == 0).await;
+    tokio::time::timeout(Duration::from_secs(5), bench.tasks.finished()).await.expect("every task ends");
+}
+
+#[tokio::test]
+async fn a_live_process_that_dies_is_replaced_without_a_word() {
+    let bench = bench("die-later");
+    let caller = Caller::anonymous();
+    let (first, _) = say(&bench, &request(&["q1"]), &caller).await;
+    let (second, cost) = say(&bench, &request(&["q1", &first, "q2"]), &caller).await;
+    // The new one has heard the history, but no other question.
+    assert!(second.ends_with(" 1") && second != first, "{first} {second}");
+    assert_eq!((cost, bench.claude.counts().started), (MicroUsd::from_usd(0.25), 2));
+}
+
+#[tokio::test]
+async fn live_processes_give_way_to_others_the_oldest_first() {
+    let bench = bench("who");
+    let caller = Caller::anonymous();
+    let mut said = Vec::new();
+    for question in ["a", "b", "c", "d", "e"] {
+        said.push((question, say(&bench, &request(&[question]), &caller).await.0));
+    }
+    assert_eq!((bench.claude.counts().started, bench.claude.counts().live), (5, 4));
+    let (question, answer) = &said[1];
+    assert!(say(&bench, &request(&[question, answer, "next"]), &caller).await.0.ends_with(" 2"));
+    let (question, answer) = &said[0];
+    assert!(say(&bench, &request(&[question, answer, "next"]), &caller).await.0.ends_with(" 1"), "it is gone");
+}
+
+#[tokio::test]
+async fn nobody_comes_back_and_the_process_is_let_go() {
+    let bench = bench_for("who", 0, Duration::from_millis(200));
+    say(&bench, &request(&["q1"]), &Caller::anonymous()).await;
+    until(|| bench.claude.counts().live == 0).await;
     until(|| bench.claude.counts().running == 0).await;
 }
 

@@ -12,5 +12,6 @@ mod http;
 mod operator;
 mod queue;
 mod reload;
+mod shared;
 mod store;
 mod structured;

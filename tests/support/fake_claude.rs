@@ -3,7 +3,8 @@
 //! Speaks the CLI's protocol on stdin and stdout. The variable `FAKE_CLAUDE` says what happens when a question comes:
 //! `answer`, `hang`, `garbage`, `half-line`, `long-line`, `exit`, `exit-mid-answer`, `exit-when-idle`, `stall-mid-answer`,
 //! `second-start`, `stderr-flood`, `grandchild`, `until:FILE` for an answer that ends when the file is there,
-//! `limited:SECONDS` for a refusal until then, or `play:FILE` for a recorded transcript.
+//! `who` for an answer that tells the process's id and how many questions it has heard, `die-later` for a process that
+//! ends when a second question comes, `limited:SECONDS` for a refusal until then, or `play:FILE` for a recorded transcript.
 //!
 //! `FAKE_CLAUDE_USAGE` is what it answers when asked for its usage (JSON), or `hang`, `refuse` or `exit`.
 
@@ -26,6 +27,7 @@ fn main() {
             eprintln!("a line of noise that nobody reads, many times over");
         }
     }
+    let mut questions = 0;
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { return };
         let message: serde_json::Value = serde_json::from_str(&line).expect("the proxy writes JSON lines");
@@ -43,7 +45,10 @@ fn main() {
                     r#"{"type":"result","subtype":"success","is_error":false,"num_turns":0,"result":"","total_cost_usd":0}"#,
                 );
             }
-            Some("user") => answer(&behaviour),
+            Some("user") => {
+                questions += 1;
+                answer(&behaviour, questions);
+            }
             _ => {}
         }
     }
@@ -65,7 +70,7 @@ fn usage(id: &serde_json::Value) {
     }
 }
 
-fn answer(behaviour: &str) {
+fn answer(behaviour: &str, questions: u32) {
     let hang = || loop {
         thread::sleep(Duration::from_secs(3600));
     };
@@ -132,6 +137,14 @@ fn answer(behaviour: &str) {
                 say(line);
             }
         }
+        "who" | "die-later" => {
+            if behaviour == "die-later" && questions == 2 {
+                process::exit(7);
+            }
+            start();
+            delta(&format!("{} {questions}", process::id()));
+            end_after(questions);
+        }
         _ => {
             begin();
             end();
@@ -140,10 +153,14 @@ fn answer(behaviour: &str) {
 }
 
 fn begin() {
+    start();
+    delta("Hello");
+}
+
+fn start() {
     say(
         r#"{"type":"stream_event","event":{"type":"message_start","message":{"usage":{"input_tokens":10,"cache_read_input_tokens":20,"output_tokens":1}}}}"#,
     );
-    delta("Hello");
 }
 
 fn delta(text: &str) {
@@ -153,13 +170,19 @@ fn delta(text: &str) {
 }
 
 fn end() {
+    end_after(1);
+}
+
+/// The cost in a result is that of all answers of the process so far.
+fn end_after(questions: u32) {
     say(
         r#"{"type":"stream_event","event":{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":2}}}"#,
     );
     say(r#"{"type":"stream_event","event":{"type":"message_stop"}}"#);
-    say(
-        r#"{"type":"result","subtype":"success","is_error":false,"num_turns":1,"result":"Hello","total_cost_usd":0.25}"#,
-    );
+    let cost = 0.25 * f64::from(questions);
+    say(&format!(
+        r#"{{"type":"result","subtype":"success","is_error":false,"num_turns":1,"result":"Hello","total_cost_usd":{cost}}}"#
+    ));
 }
 
 fn say(line: &str) {

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::tools::SERVER;
 use crate::conversation::{
     Block, Effort, ImageSource, Options, Request, Role, Thinking, Tool, ToolChoice, ToolResultContent, Turn,
 };
@@ -13,19 +14,16 @@ use crate::conversation::{
 /// The least thinking budget the provider accepts, in tokens.
 const MIN_THINKING_BUDGET: u32 = 1024;
 
-/// The control requests that specialise a fresh process for `request`, as lines.
-pub(super) fn specialise(request: &Request) -> Vec<u8> {
+/// The control request that gives a fresh process its system prompt, and makes our server of tools known to it.
+pub(super) fn initialize(system: &[String], with_tools: bool) -> Vec<u8> {
     let mut lines = Vec::new();
     // Without a system prompt of its own the CLI would send 26 kB of its default one: an empty text stands for "none".
-    let system: Vec<&str> =
-        if request.system.is_empty() { vec![""] } else { request.system.iter().map(String::as_str).collect() };
-    control(&mut lines, INITIALIZE, &json!({ "subtype": "initialize", "systemPrompt": system }));
-    if let Some(settings) = flag_settings(request) {
-        control(&mut lines, SETTINGS, &json!({ "subtype": "apply_flag_settings", "settings": settings }));
+    let system: Vec<&str> = if system.is_empty() { vec![""] } else { system.iter().map(String::as_str).collect() };
+    let mut request = json!({ "subtype": "initialize", "systemPrompt": system });
+    if with_tools {
+        request["sdkMcpServers"] = json!([SERVER]);
     }
-    if let Some(budget) = thinking_budget(request) {
-        control(&mut lines, THINKING, &json!({ "subtype": "set_max_thinking_tokens", "max_thinking_tokens": budget }));
-    }
+    control(&mut lines, INITIALIZE, &request);
     lines
 }
 
@@ -33,6 +31,7 @@ pub(super) fn specialise(request: &Request) -> Vec<u8> {
 pub(super) const INITIALIZE: &str = "initialize";
 pub(super) const SETTINGS: &str = "settings";
 pub(super) const THINKING: &str = "thinking";
+pub(super) const SERVERS: &str = "servers";
 /// A request that only makes an idle process do its lazy start-up work.
 pub(super) const WARM_UP: &str = "warm-up";
 
@@ -68,58 +67,53 @@ pub(super) fn warm_up() -> Vec<u8> {
 /// Appends the turn at `position` of the conversation. `query`: whether the CLI shall answer it; history is only taken
 /// in.
 pub(super) fn turn(lines: &mut Vec<u8>, turn: &Turn, position: usize, query: bool) {
-    let mut content: Vec<Value> = turn.blocks.iter().map(block).collect();
     let line = match turn.role {
         Role::User => {
-            content.push(json!({ "type": "text", "text": "\n" }));
-            let mut line = json!({
-                "type": "user",
-                "message": { "role": "user", "content": content },
-                "parent_tool_use_id": null,
-                "session_id": "",
-            });
+            let mut line = user_line(turn);
             if !query {
                 line["shouldQuery"] = json!(false);
             }
             line
         }
         // Without an id of its own, 2.1.197 joins all assistant turns around tool results into one.
-        Role::Assistant => json!({
-            "type": "assistant",
-            "message": { "id": format!("msg_{position}"), "role": "assistant", "content": content },
-        }),
+        Role::Assistant => {
+            let content: Vec<Value> = turn.blocks.iter().map(block).collect();
+            json!({
+                "type": "assistant",
+                "message": { "id": format!("msg_{position}"), "role": "assistant", "content": content },
+            })
+        }
     };
     push(lines, &line);
 }
 
-fn control(lines: &mut Vec<u8>, id: &str, request: &Value) {
+/// A user message, disarmed.
+fn user_line(turn: &Turn) -> Value {
+    let mut content: Vec<Value> = turn.blocks.iter().map(block).collect();
+    content.push(json!({ "type": "text", "text": "\n" }));
+    json!({
+        "type": "user",
+        "message": { "role": "user", "content": content },
+        "parent_tool_use_id": null,
+        "session_id": "",
+    })
+}
+
+/// Appends what a user says beside the results of calls that a process waits for. It has to be in one write with the
+/// last result. `now` is what makes the CLI put it behind the results as it is, instead of telling the model about it.
+pub(super) fn turn_after_results(lines: &mut Vec<u8>, turn: &Turn) {
+    let mut line = user_line(turn);
+    line["priority"] = json!("now");
+    push(lines, &line);
+}
+
+pub(super) fn control(lines: &mut Vec<u8>, id: &str, request: &Value) {
     push(lines, &json!({ "type": "control_request", "request_id": id, "request": request }));
 }
 
-fn push(lines: &mut Vec<u8>, line: &Value) {
+pub(super) fn push(lines: &mut Vec<u8>, line: &Value) {
     lines.extend_from_slice(line.to_string().as_bytes());
     lines.push(b'\n');
-}
-
-/// Everything about `request` that the CLI takes as settings, or `None` if its defaults are right.
-fn flag_settings(request: &Request) -> Option<Value> {
-    let options = &request.options;
-    let mut settings = Map::new();
-    if let Some(effort) = options.effort.filter(|_| request.model.thinking != Thinking::Budget) {
-        settings.insert("effortLevel".to_owned(), json!(effort.as_str()));
-    }
-    let mut env = Map::new();
-    let body = extra_body(options, &request.tools, request.tool_choice.as_ref());
-    if !body.is_empty() {
-        env.insert("CLAUDE_CODE_EXTRA_BODY".to_owned(), json!(Value::Object(body).to_string()));
-    }
-    if let Some(max_tokens) = options.max_tokens {
-        env.insert("CLAUDE_CODE_MAX_OUTPUT_TOKENS".to_owned(), json!(max_tokens.to_string()));
-    }
-    if !env.is_empty() {
-        settings.insert("env".to_owned(), Value::Object(env));
-    }
-    (!settings.is_empty()).then_some(Value::Object(settings))
 }
 
 /// Fields of the provider's request body that the CLI has no setting of its own for.
@@ -166,7 +160,7 @@ fn tool_choice(choice: &ToolChoice) -> Value {
 ///
 /// A client that asks for no reasoning gets none, as from any API; the CLI alone would think at full budget. Budgets
 /// must stay below `max_tokens`, and below the provider's least budget there is no thinking at all.
-fn thinking_budget(request: &Request) -> Option<u32> {
+pub(super) fn thinking_budget(request: &Request) -> Option<u32> {
     let Some(effort) = request.options.effort else {
         return (request.model.thinking != Thinking::AlwaysOn).then_some(0);
     };

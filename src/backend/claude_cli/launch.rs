@@ -57,7 +57,7 @@ const FIXED: [(&str, &str); 14] = [
     ("DISABLE_INSTALLATION_CHECKS", "1"),
 ];
 
-/// Arguments of every process. `--max-turns 1`: a turn that calls a client's tool ends there, and the client answers.
+/// Arguments of every process. The one server whose tools need no permission is our own, see [`super::tools`].
 const ARGS: [&str; 17] = [
     "-p",
     "--input-format",
@@ -73,8 +73,8 @@ const ARGS: [&str; 17] = [
     "--strict-mcp-config",
     "--no-session-persistence",
     "--disable-slash-commands",
-    "--max-turns",
-    "1",
+    "--allowedTools",
+    "mcp__x",
     "--model",
 ];
 

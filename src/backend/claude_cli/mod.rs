@@ -1,23 +1,29 @@
 //! Runs requests through the official `claude` CLI, one config dir a subscription.
 //!
 //! A process is started ahead of need for a profile and a model ([`spares`]), specialised when a request arrives
-//! ([`input`]), read line by line ([`output`]) and turned into events ([`turn`]). **One process serves one client's
-//! conversation and is then discarded**; keeping it for the conversation's next request would begin in `turn`, where a
-//! settled process is dropped today.
+//! ([`script`], [`input`]), read line by line ([`output`]) and turned into events ([`turn`]). Then it stays with its
+//! conversation ([`live`]), also while the client runs the tools that the model calls ([`tools`]). **One process serves
+//! one conversation of one caller, and no other**: a conversation that it does not hold is replayed in another one.
 //!
 //! Invariants: client text is written to stdin only, inside user messages that are disarmed; nothing of a client ever
 //! becomes an argument, an environment variable or a file name. No process outlives its [`process::Process`].
 
+mod answer;
 mod binary;
 pub(super) mod classify;
 mod features;
 pub(super) mod input;
+mod key;
 mod launch;
+mod live;
 mod login;
+mod options;
 pub(super) mod output;
 mod probe;
 mod process;
+mod script;
 mod spares;
+mod tools;
 mod traces;
 mod turn;
 mod usage;
@@ -42,6 +48,7 @@ use futures_util::stream::{self, StreamExt as _};
 use super::{Backend, Caller, EventStream};
 use crate::conversation::{Model, Request};
 use crate::runtime::tasks::Tasks;
+use live::Live;
 use process::Launch;
 use spares::Spares;
 
@@ -74,6 +81,7 @@ impl fmt::Debug for Settings {
 #[derive(Clone, Debug)]
 pub struct ClaudeCli {
     spares: Spares,
+    live: Live,
     features: Arc<ArcSwap<Features>>,
     tasks: Tasks,
 }
@@ -81,13 +89,16 @@ pub struct ClaudeCli {
 impl ClaudeCli {
     /// Starts the maker of spares.
     pub fn new(settings: SpareSettings, tasks: &Tasks) -> Self {
-        Self { spares: Spares::new(settings, tasks), features: Arc::default(), tasks: tasks.clone() }
+        let live = Live::new(settings.idle_timeout, tasks);
+        let spares = Spares::new(settings, &live, tasks);
+        Self { spares, live, features: Arc::default(), tasks: tasks.clone() }
     }
 
     /// The backend of one subscription.
     pub fn backend(&self, profile: Profile, settings: Settings) -> ClaudeCliBackend {
         ClaudeCliBackend {
             spares: self.spares.clone(),
+            live: self.live.clone(),
             features: Arc::clone(&self.features),
             profile,
             settings,
@@ -95,16 +106,19 @@ impl ClaudeCli {
         }
     }
 
-    /// Lets go of spares that none of these backends would use, and keeps at most `max_spares` of the others: after a
+    /// Lets go of spares and live processes that none of these backends would use, and keeps at most `max_spares` of the others: after a
     /// change of the configuration no process of a removed subscription stays.
     pub fn retain<'a>(&self, max_spares: usize, backends: impl IntoIterator<Item = &'a ClaudeCliBackend>) {
         let model = Model::named("");
         let kinds: Vec<Arc<Launch>> = backends.into_iter().map(|backend| backend.launch(&model)).collect();
-        self.spares.retain(max_spares, |launch| kinds.iter().any(|kind| kind.is_same_but_for_the_model(launch)));
+        let is_wanted = |launch: &Launch| kinds.iter().any(|kind| kind.is_same_but_for_the_model(launch));
+        self.spares.retain(max_spares, is_wanted);
+        self.live.retain(is_wanted);
     }
 
     /// Replaces every spare by a new one: the CLI itself was replaced. Processes that serve are not touched.
     pub fn renew(&self) {
+        self.live.trust_tools();
         self.spares.renew();
     }
 
@@ -123,8 +137,9 @@ impl ClaudeCli {
         self.spares.counts()
     }
 
-    /// Kills all spares and starts no more processes. Running answers are not touched.
+    /// Kills all spares and live processes and starts no more. Running answers are not touched.
     pub fn close(&self) {
+        self.live.close();
         self.spares.close();
     }
 }
@@ -133,6 +148,7 @@ impl ClaudeCli {
 #[derive(Clone, Debug)]
 pub struct ClaudeCliBackend {
     spares: Spares,
+    live: Live,
     features: Arc<ArcSwap<Features>>,
     profile: Profile,
     settings: Settings,
@@ -169,11 +185,12 @@ impl ClaudeCliBackend {
 }
 
 impl Backend for ClaudeCliBackend {
-    fn run(&self, request: &Request, _caller: &Caller) -> EventStream {
+    fn run(&self, request: &Request, caller: &Caller) -> EventStream {
         if let Err(failure) = self.features.load().admit(request) {
             return stream::iter([Err(failure)]).boxed();
         }
-        let job = turn::Job::new(self.launch(&request.model), request);
-        turn::run(job, self.spares.clone(), self.settings.timers, &self.tasks)
+        let job = turn::Job::new(self.launch(&request.model), request, caller);
+        let turn = turn::Turn::new(job, self.spares.clone(), self.live.clone(), self.settings.timers);
+        answer::run(turn, &self.tasks)
     }
 }

@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::tools::ServerMessage;
 use crate::conversation::{Family, LimitReport, LimitStatus, StopReason, Usage, Window, WindowUse};
 use crate::units::{MicroUsd, Timestamp};
 
@@ -30,6 +31,10 @@ pub(super) enum Line {
         /// What was wrong with it.
         error: Option<String>,
     },
+    /// A message to our server of tools.
+    Server(ServerMessage),
+    /// The results of these calls are taken in.
+    Results(Vec<String>),
     /// Any line a request need not know of.
     Other,
 }
@@ -108,6 +113,9 @@ pub(super) fn parse(line: &[u8]) -> Result<Line, ProtocolError> {
             let response = serde_json::from_slice::<ControlLine>(line)?.response;
             Line::Control { id: response.request_id, error: response.error }
         }
+        "control_request" => serde_json::from_slice::<ControlRequestLine>(line)?.into(),
+        // It can hold anything that a user line holds: what is none of ours is passed over.
+        "user" => serde_json::from_slice::<UserLine>(line).map_or(Line::Other, Line::from),
         _ => Line::Other,
     })
 }
@@ -392,6 +400,46 @@ struct RawControl {
     request_id: String,
     #[serde(default)]
     error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ControlRequestLine {
+    #[serde(default)]
+    request_id: String,
+    request: Value,
+}
+
+impl From<ControlRequestLine> for Line {
+    fn from(line: ControlRequestLine) -> Self {
+        if line.request["subtype"] != "mcp_message" {
+            return Self::Other;
+        }
+        let message = serde_json::from_value::<ServerMessage>(line.request);
+        message.map_or(Self::Other, |message| Self::Server(message.carried_by(line.request_id)))
+    }
+}
+
+#[derive(Deserialize)]
+struct UserLine {
+    message: UserMessage,
+}
+
+#[derive(Deserialize)]
+struct UserMessage {
+    content: Vec<UserBlock>,
+}
+
+#[derive(Deserialize)]
+struct UserBlock {
+    #[serde(default)]
+    tool_use_id: Option<String>,
+}
+
+impl From<UserLine> for Line {
+    fn from(line: UserLine) -> Self {
+        let calls: Vec<String> = line.message.content.into_iter().filter_map(|block| block.tool_use_id).collect();
+        if calls.is_empty() { Self::Other } else { Self::Results(calls) }
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::input;
+use super::live::{Live, LiveCounts};
 use super::output::{self, Line};
 use super::process::{Launch, Place, Process, ReadError};
 use crate::runtime::tasks::Tasks;
@@ -60,7 +61,11 @@ pub struct SpareSettings {
 pub struct ProcessCounts {
     /// Processes that belong to a request.
     pub running: usize,
-    /// Processes that wait for one.
+    /// Processes that stay with a conversation until it goes on.
+    pub live: usize,
+    /// Processes that wait for the results of calls.
+    pub parked: usize,
+    /// Processes that belong to nobody yet.
     pub spare: usize,
     /// Processes started since this program began.
     pub started: u64,
@@ -74,6 +79,8 @@ pub(super) struct Spares(Arc<Shared>);
 struct Shared {
     settings: SpareSettings,
     tasks: Tasks,
+    /// Processes that give way when places are scarce.
+    live: Live,
     /// Places for processes.
     permits: Arc<Semaphore>,
     /// Starts at the same time. A start keeps a core busy for half a second: more of them than cores only make each
@@ -202,10 +209,11 @@ pub(super) enum StartError {
 
 impl Spares {
     /// Starts the maker.
-    pub(super) fn new(settings: SpareSettings, tasks: &Tasks) -> Self {
+    pub(super) fn new(settings: SpareSettings, live: &Live, tasks: &Tasks) -> Self {
         let spares = Self(Arc::new(Shared {
             settings,
             tasks: tasks.clone(),
+            live: live.clone(),
             permits: Arc::new(Semaphore::new(settings.max_processes)),
             starts: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
             state: Mutex::new(State { max_spares: settings.max_spares, ..State::default() }),
@@ -270,15 +278,19 @@ impl Spares {
         self.start_in(launch, place)
     }
 
-    /// A place for a process. Spares give way; when all places are taken by answers, one of them has to end.
+    /// A place for a process. Spares give way, then live processes; when all places are taken by answers, one of them has
+    /// to end.
     async fn place(&self) -> Result<Place, StartError> {
         let permits = &self.0.permits;
         let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             permit
         } else {
             let _waiting = WaitingForPlace::new(self);
-            // The oldest spare goes; its place is free when it is gone.
+            // The oldest spare goes, or the live process used longest ago; its place is free when it is gone.
             let oldest = self.state().ready.pop_front();
+            if oldest.is_none() {
+                self.0.live.evict_oldest();
+            }
             drop(oldest);
             Arc::clone(permits).acquire_owned().await.map_err(|_| StartError::Closed)?
         };
@@ -375,8 +387,10 @@ impl Spares {
     pub(super) fn counts(&self) -> ProcessCounts {
         let state = self.state();
         let spare = state.ready.len() + state.lent.len();
+        let LiveCounts { idle: live, parked } = self.0.live.counts();
         let all = self.0.settings.max_processes - self.0.permits.available_permits();
-        ProcessCounts { running: all.saturating_sub(spare), spare, started: state.started }
+        let running = all.saturating_sub(spare + live + parked);
+        ProcessCounts { running, live, parked, spare, started: state.started }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -410,8 +424,12 @@ impl Spares {
             let victim = (0..ready.len()).max_by_key(|index| rank(&ready[*index]))?;
             ready.remove(victim);
         }
-        // When there is no place, the next process that goes wakes the maker.
-        let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
+        // When there is no place, a process that nobody waits for makes room; the one that goes wakes the maker.
+        let Ok(permit) = Arc::clone(&self.0.permits).try_acquire_owned() else {
+            drop(state);
+            self.0.live.evict_oldest_idle();
+            return None;
+        };
         let place = Place::new(permit, &self.0.wake);
         Some(ToMake { launch, place, generation: state.generation })
     }

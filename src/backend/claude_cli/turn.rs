@@ -1,38 +1,40 @@
 //! One request on one process, as a stream of events.
 //!
 //! ```text
-//! Start -> Feeding (history, one acknowledgement a pair) -> Answering -> Settling (cost, limits) -> Done
+//! Start -> Feeding (history or results, step by step) -> Answering -> Settling (cost, limits, calls) -> Done
 //! ```
 //!
-//! The client's answer ends with `Finished`; settling is the pool's. Whoever drops the stream kills the process.
+//! A request goes on in the process that holds its conversation, if there is one; else the conversation is replayed in a
+//! spare. Where the live process fails before the provider has answered, the replay follows: the client notices nothing
+//! but the time.
+//!
+//! The client's answer ends with `Finished`; settling is the pool's. A process that settles well is kept. Whoever drops
+//! the stream kills the process.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::stream::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use super::classify::{Evidence, classify};
-use super::input;
+use super::key::{Key, Rolling, Said};
+use super::live::{Held, Kept, Live, Reservation};
 use super::output::{self, Line, StreamEvent, TurnResult};
 use super::process::{Launch, Process, ReadError};
+use super::script::{self, Script, Until};
 use super::spares::{Obtained, Spares, Starting};
-use crate::backend::{EventStream, Failure, FailureKind};
-use crate::conversation::{Event, LimitStatus, Model, Request, Role, StopReason, Usage};
-use crate::runtime::tasks::Tasks;
+use super::tools::{OpenCall, Response, ServerMessage};
+use crate::backend::{Caller, Failure, FailureKind};
+use crate::conversation::{Event, LimitStatus, Request, StopReason, Usage};
+use crate::units::MicroUsd;
 
-/// How long after the answer the CLI may take to say what it cost.
+/// How long after the answer the CLI may take to say what it cost, or to deliver the calls it holds.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Bytes of an answer that may wait for a client who reads slowly.
-const MAX_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
+/// How long a live process may take for a step before its conversation is replayed in another one.
+const STEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a request may take.
 #[derive(Clone, Copy, Debug)]
@@ -45,110 +47,29 @@ pub struct Timers {
     pub total: Duration,
 }
 
-/// A request in the form in which it is written to a process.
+/// A request and the kind of process that it needs.
 #[derive(Debug)]
 pub(super) struct Job {
     launch: Arc<Launch>,
-    model: Arc<Model>,
-    /// What is written in one go; the CLI acknowledges every chunk but the last.
-    chunks: Vec<Vec<u8>>,
+    request: Request,
+    /// The conversation but for its last turn: what a process must hold to go on with it.
+    held: Key,
+    /// The conversation with its last turn.
+    asked: Rolling,
 }
 
 impl Job {
-    pub(super) fn new(launch: Arc<Launch>, request: &Request) -> Self {
-        let mut chunks = Vec::with_capacity(request.turns.len() / 2 + 1);
-        let mut chunk = input::specialise(request);
-        let last = request.turns.len().saturating_sub(1);
-        for (position, turn) in request.turns.iter().enumerate() {
-            input::turn(&mut chunk, turn, position, position == last);
-            // An assistant turn is taken in at once, a user turn is queued until it is acknowledged: so a chunk ends
-            // with every user turn.
-            if turn.role == Role::User {
-                chunks.push(std::mem::take(&mut chunk));
-            }
+    pub(super) fn new(launch: Arc<Launch>, request: &Request, caller: &Caller) -> Self {
+        let mut asked = Rolling::begin(caller, &request.system);
+        let (last, before) = request.turns.split_last().map_or((None, &[][..]), |(last, before)| (Some(last), before));
+        for turn in before {
+            asked.add(turn);
         }
-        Self { launch, model: Arc::clone(&request.model), chunks }
-    }
-}
-
-/// Runs `job` on a spare, or on a process of its own if there is none.
-///
-/// The process is read in a task of its own, as fast as it writes, however slowly the client reads: what has to be
-/// stopped at once (see [`Turn::stream_event`]) is seen at once. Dropping the stream ends the task.
-pub(super) fn run(job: Job, spares: Spares, timers: Timers, tasks: &Tasks) -> EventStream {
-    let now = Instant::now();
-    let turn = Turn {
-        job,
-        spares,
-        process: None,
-        phase: Phase::Start,
-        chunk: 0,
-        lines_seen: 0,
-        cold: false,
-        starting: None,
-        queue: VecDeque::new(),
-        usage: Usage::default(),
-        stop: None,
-        content_sent: false,
-        tool_blocks: Vec::new(),
-        evidence: Evidence::default(),
-        first_event: timers.first_event,
-        first_event_by: now + timers.first_event,
-        total_by: now + timers.total,
-        settle_by: now + timers.total,
-        idle: timers.idle,
-        started: false,
-    };
-    let (sender, events) = mpsc::unbounded_channel();
-    let backlog = Arc::new(AtomicUsize::new(0));
-    let task = tasks.spawn("claude-cli-turn", pump(turn, sender, Arc::clone(&backlog)));
-    Answer { events, backlog, task: task.abort_handle() }.boxed()
-}
-
-async fn pump(mut turn: Turn, events: mpsc::UnboundedSender<Result<Event, Failure>>, backlog: Arc<AtomicUsize>) {
-    while let Some(event) = turn.next().await {
-        let waiting = size(&event) + backlog.fetch_add(size(&event), Ordering::Relaxed);
-        if events.send(event).is_err() {
-            return;
+        let held = asked.key();
+        if let Some(turn) = last {
+            asked.add(turn);
         }
-        if waiting > MAX_BACKLOG_BYTES {
-            let _ = events.send(Err(Failure::new(FailureKind::Overflow, "the client reads too slowly")));
-            return;
-        }
-    }
-}
-
-/// What an event takes up while it waits, roughly.
-fn size(event: &Result<Event, Failure>) -> usize {
-    let text = match event {
-        Ok(Event::Text(text) | Event::Thinking(text) | Event::ToolInput { json: text, .. }) => text.len(),
-        _ => 0,
-    };
-    size_of::<Event>() + text
-}
-
-/// The events of a turn as they come. Dropping it ends the turn.
-struct Answer {
-    events: mpsc::UnboundedReceiver<Result<Event, Failure>>,
-    backlog: Arc<AtomicUsize>,
-    task: AbortHandle,
-}
-
-impl Stream for Answer {
-    type Item = Result<Event, Failure>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let event = ready!(self.events.poll_recv(cx));
-        if let Some(event) = &event {
-            self.backlog.fetch_sub(size(event), Ordering::Relaxed);
-        }
-        Poll::Ready(event)
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.task.abort();
+        Self { launch, request: request.clone(), held, asked }
     }
 }
 
@@ -161,37 +82,94 @@ enum Phase {
     Done,
 }
 
+/// Where the next process comes from, or the present one came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The process that holds the conversation.
+    Live,
+    /// A spare, if there is one.
+    Spare,
+    /// Started for this request.
+    New,
+}
+
 #[derive(Debug)]
-struct Turn {
+pub(super) struct Turn {
     job: Job,
     spares: Spares,
+    live: Live,
     process: Option<Process>,
+    origin: Origin,
+    held: Held,
     phase: Phase,
-    /// The next chunk to write.
-    chunk: usize,
+    /// What is still to be written.
+    script: Script,
+    /// What the last step waits for.
+    until: Until,
     /// Lines read from the current process.
     lines_seen: u64,
-    /// Whether the process was started for this request, or the next one must be.
-    cold: bool,
     /// Keeps others from starting until our process is up.
     starting: Option<Starting>,
     queue: VecDeque<Event>,
     usage: Usage,
     stop: Option<StopReason>,
     content_sent: bool,
-    /// The block index of each tool call, in order.
-    tool_blocks: Vec<u64>,
+    said: Said,
+    /// The calls of the answer, in order.
+    calls: Vec<Call>,
+    /// The place in which the process will be kept.
+    reservation: Option<Reservation>,
     evidence: Evidence,
-    first_event: Duration,
+    timers: Timers,
     first_event_by: Instant,
+    step_by: Instant,
     total_by: Instant,
     settle_by: Instant,
-    idle: Duration,
     started: bool,
 }
 
+/// A call of a tool as it is streamed.
+#[derive(Debug)]
+struct Call {
+    block: u64,
+    id: String,
+    name: String,
+    json: String,
+}
+
 impl Turn {
-    async fn next(&mut self) -> Option<Result<Event, Failure>> {
+    pub(super) fn new(job: Job, spares: Spares, live: Live, timers: Timers) -> Self {
+        let now = Instant::now();
+        Self {
+            job,
+            spares,
+            live,
+            process: None,
+            origin: Origin::Live,
+            held: Held::default(),
+            phase: Phase::Start,
+            script: Script::new(),
+            until: Until::Answered,
+            lines_seen: 0,
+            starting: None,
+            queue: VecDeque::new(),
+            usage: Usage::default(),
+            stop: None,
+            content_sent: false,
+            said: Said::default(),
+            calls: Vec::new(),
+            reservation: None,
+            evidence: Evidence::default(),
+            timers,
+            first_event_by: now + timers.first_event,
+            step_by: now + timers.first_event,
+            total_by: now + timers.total,
+            settle_by: now + timers.total,
+            started: false,
+        }
+    }
+
+    pub(super) async fn next(&mut self) -> Option<Result<Event, Failure>> {
         loop {
             if let Some(event) = self.queue.pop_front() {
                 self.content_sent |= event.is_content();
@@ -209,31 +187,61 @@ impl Turn {
         }
     }
 
-    /// Gets a process and writes the first chunk.
+    /// Gets a process and writes the first step.
     async fn start(&mut self) -> Result<(), Failure> {
+        if self.origin == Origin::Live && !self.resume().await {
+            self.origin = Origin::Spare;
+        }
+        if self.origin != Origin::Live {
+            self.obtain().await?;
+        }
+        let now = Instant::now();
+        self.first_event_by = now + self.timers.first_event;
+        self.step_by = if self.origin == Origin::Live { now + STEP_LIMIT } else { self.first_event_by };
+        self.lines_seen = 0;
+        let pid = self.process.as_ref().and_then(Process::id);
+        debug!(pid, origin = ?self.origin, steps = self.script.len(), "a process takes a request");
+        self.write_step().await
+    }
+
+    /// Takes the process that holds the conversation. Whether there is one that can go on.
+    async fn resume(&mut self) -> bool {
+        let Some(taken) = self.live.take(&self.job.launch, self.job.held) else { return false };
+        let Some(Kept { process, mut state }) = taken.ready().await else { return false };
+        let Some(script) = script::further(&self.job.request, &mut state) else {
+            debug!(pid = process.id(), "a live process cannot take the turn as it is");
+            return false;
+        };
+        self.process = Some(process);
+        self.held = state;
+        self.script = script;
+        true
+    }
+
+    async fn obtain(&mut self) -> Result<(), Failure> {
         // Waiting for a process says nothing of the provider, so it has a time of its own.
-        let obtained = timeout(self.first_event, self.spares.obtain(&self.job.launch, self.cold)).await;
+        let is_new = self.origin == Origin::New;
+        let obtained = timeout(self.timers.first_event, self.spares.obtain(&self.job.launch, is_new)).await;
         let Ok(obtained) = obtained else {
             return Err(Failure::new(FailureKind::NoProcess, "no CLI process became free in time"));
         };
         let Obtained { process, start } =
             obtained.map_err(|error| Failure::new(FailureKind::Spawn, error.to_string()))?;
-        self.first_event_by = Instant::now() + self.first_event;
-        self.cold = start.is_some();
+        if start.is_some() {
+            self.origin = Origin::New;
+        }
         self.starting = start;
-        debug!(pid = process.id(), cold = self.cold, "a process takes a request");
         self.process = Some(process);
-        self.chunk = 0;
-        self.lines_seen = 0;
-        self.write_chunk().await
+        (self.script, self.held) = script::fresh(&self.job.request, self.live.trusts_tools());
+        Ok(())
     }
 
-    async fn write_chunk(&mut self) -> Result<(), Failure> {
+    async fn write_step(&mut self) -> Result<(), Failure> {
         let Some(process) = &mut self.process else { return Err(no_process()) };
-        let Some(chunk) = self.job.chunks.get(self.chunk) else { return Err(no_process()) };
-        let written = timeout_at(self.first_event_by, process.write(chunk)).await;
-        self.chunk += 1;
-        self.phase = if self.chunk == self.job.chunks.len() { Phase::Answering } else { Phase::Feeding };
+        let Some(step) = self.script.pop_front() else { return Err(no_process()) };
+        let written = timeout_at(self.first_event_by, process.write(&step.lines)).await;
+        self.phase = if step.until == Until::Answered { Phase::Answering } else { Phase::Feeding };
+        self.until = step.until;
         match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => self.lost(&ReadError::Io(error)),
@@ -252,18 +260,21 @@ impl Turn {
                 self.settle(None);
                 return Ok(());
             }
-            Err(_) => return Err(timed_out(timer)),
+            Err(_) => return self.or_replay(timed_out(timer)),
         };
         self.lines_seen += 1;
         self.starting = None;
-        match line {
+        let handled = match line {
             Ok(line) => self.handle(line).await,
+            Err(failure) => Err(failure),
+        };
+        match handled {
             // The answer is complete: what follows it can do no harm.
             Err(_) if self.phase == Phase::Settling => {
                 self.settle(None);
                 Ok(())
             }
-            Err(failure) => Err(failure),
+            other => other,
         }
     }
 
@@ -271,8 +282,11 @@ impl Turn {
         if self.phase == Phase::Settling {
             return (self.settle_by, "settle");
         }
-        let (deadline, timer) =
-            if self.started { (Instant::now() + self.idle, "idle") } else { (self.first_event_by, "first event") };
+        let (deadline, timer) = match self.phase {
+            _ if self.started => (Instant::now() + self.timers.idle, "idle"),
+            Phase::Feeding => (self.step_by.min(self.first_event_by), "first event"),
+            _ => (self.first_event_by, "first event"),
+        };
         if self.total_by < deadline { (self.total_by, "total") } else { (deadline, timer) }
     }
 
@@ -283,12 +297,12 @@ impl Turn {
             return Ok(());
         }
         let stderr = self.process.as_ref().map(Process::stderr_tail).unwrap_or_default();
-        warn!(%error, cold = self.cold, "a CLI process was lost");
+        warn!(%error, origin = ?self.origin, "a CLI process was lost");
         // It may quote a client.
         debug!(stderr, "its last words");
         self.process = None;
-        if !self.cold && self.lines_seen == 0 {
-            self.cold = true;
+        if self.origin == Origin::Spare && self.lines_seen == 0 {
+            self.origin = Origin::New;
             self.phase = Phase::Start;
             return Ok(());
         }
@@ -296,7 +310,22 @@ impl Turn {
             ReadError::Ended | ReadError::Io(_) => FailureKind::Crashed,
             ReadError::LineTooLong(_) => FailureKind::Protocol,
         };
-        Err(Failure::new(kind, error.to_string()))
+        self.or_replay(Failure::new(kind, error.to_string()))
+    }
+
+    /// A live process that fails before the provider has answered is replaced by a replay.
+    fn or_replay(&mut self, failure: Failure) -> Result<(), Failure> {
+        let is_over = matches!(failure.kind, FailureKind::TimedOut { timer: "total" });
+        // The time for the provider's answer runs from the last step on: only then the delay is its own.
+        let is_provider = self.phase == Phase::Answering && matches!(failure.kind, FailureKind::TimedOut { .. });
+        if self.origin != Origin::Live || self.started || is_over || is_provider {
+            return Err(failure);
+        }
+        debug!(%failure, "a live process failed, its conversation is replayed");
+        self.process = None;
+        self.origin = Origin::Spare;
+        self.phase = Phase::Start;
+        Ok(())
     }
 
     async fn handle(&mut self, line: Line) -> Result<(), Failure> {
@@ -316,17 +345,53 @@ impl Turn {
                 }
                 Ok(())
             }
-            Line::Control { id, error: Some(error) } => {
-                Err(Failure::new(FailureKind::Protocol, format!("the CLI refused the control request `{id}`: {error}")))
-            }
+            Line::Control { id, error: Some(error) } => self.or_replay(Failure::new(
+                FailureKind::Protocol,
+                format!("the CLI refused the control request `{id}`: {error}"),
+            )),
+            Line::Server(message) => self.server_message(message).await,
+            Line::Results(calls) => match &self.until {
+                Until::ResultTaken(call) if calls.contains(call) => self.write_step().await,
+                _ => Ok(()),
+            },
             Line::Result(result) => self.result(&result).await,
             Line::Control { error: None, .. } | Line::Other => Ok(()),
         }
     }
 
+    /// The CLI asks our server of tools for something, or delivers a call.
+    async fn server_message(&mut self, message: ServerMessage) -> Result<(), Failure> {
+        match self.held.shells.respond(message) {
+            Response::Write(lines) => {
+                let Some(process) = &mut self.process else { return Err(no_process()) };
+                if let Err(error) = process.write(&lines).await {
+                    return self.lost(&ReadError::Io(error));
+                }
+                if self.until == Until::ToolsListed && self.held.shells.is_settled() {
+                    return self.write_step().await;
+                }
+            }
+            Response::Call(call) => {
+                self.held.calls.push(call);
+                if self.phase == Phase::Settling {
+                    self.park();
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn stream_event(&mut self, event: StreamEvent) -> Result<(), Failure> {
         if self.phase == Phase::Settling {
-            return Ok(());
+            return match event {
+                // The CLI did not wait for the client, and asks the provider again. What it has got for an answer is
+                // not the client's.
+                StreamEvent::Start(_) => {
+                    self.live.distrust_tools();
+                    Err(no_process())
+                }
+                _ => Ok(()),
+            };
         }
         match event {
             StreamEvent::Start(usage) => {
@@ -338,27 +403,38 @@ impl Turn {
                 }
                 self.started = true;
                 self.usage = usage;
-                self.tool_blocks.clear();
+                self.said = Said::default();
+                self.calls.clear();
                 self.queue.push_back(Event::Started(usage));
             }
-            StreamEvent::Text(text) => self.queue.push_back(Event::Text(text)),
+            StreamEvent::Text(text) => {
+                self.said.text(&text);
+                self.queue.push_back(Event::Text(text));
+            }
             StreamEvent::Thinking(text) => self.queue.push_back(Event::Thinking(text)),
             StreamEvent::ToolUse { block, id, name } => {
-                let index = self.tool_blocks.len();
-                self.tool_blocks.push(block);
+                let index = self.calls.len();
+                self.calls.push(Call { block, id: id.clone(), name: name.clone(), json: String::new() });
                 self.queue.push_back(Event::ToolUse { index, id, name });
             }
             StreamEvent::ToolInput { block, json } => {
-                if let Some(index) = self.tool_blocks.iter().position(|known| *known == block) {
+                if let Some(index) = self.calls.iter().position(|call| call.block == block) {
+                    self.calls[index].json.push_str(&json);
                     self.queue.push_back(Event::ToolInput { index, json });
                 }
             }
             StreamEvent::Delta { stop, usage } => {
                 usage.apply_to(&mut self.usage);
                 self.stop = stop.or(self.stop);
-                if let Some(stop @ (StopReason::MaxTokens | StopReason::Refusal)) = self.stop {
+                let stops_here = match self.stop {
                     // Left alone, the CLI would now ask the provider again (to go on, up to three times; after a
                     // refusal once), at the subscription's cost. Only a kill is fast enough to prevent that.
+                    Some(StopReason::MaxTokens | StopReason::Refusal) => true,
+                    // The same, with an answer of its own to a call that it cannot deliver.
+                    Some(StopReason::ToolUse) => !self.calls.iter().all(|call| self.held.shells.deliver(&call.name)),
+                    _ => false,
+                };
+                if let Some(stop) = self.stop.filter(|_| stops_here) {
                     self.process = None;
                     self.finished(stop);
                     self.settle(None);
@@ -369,6 +445,7 @@ impl Turn {
                 // turn's result says what happened.
                 if let Some(stop) = self.stop {
                     self.finished(stop);
+                    self.park();
                 }
             }
             StreamEvent::Other => {}
@@ -378,19 +455,28 @@ impl Turn {
 
     async fn result(&mut self, result: &TurnResult) -> Result<(), Failure> {
         match self.phase {
-            Phase::Feeding if result.is_error => Err(classify(&self.evidence, result)),
-            Phase::Feeding => self.write_chunk().await,
+            Phase::Feeding if result.is_error => self.or_replay(classify(&self.evidence, result)),
+            Phase::Feeding if self.until == Until::Acknowledged => self.write_step().await,
+            Phase::Feeding => Ok(()),
             Phase::Settling => {
                 self.settle(Some(result));
                 Ok(())
             }
             _ if result.is_error => Err(classify(&self.evidence, result)),
+            // What the client said after the results of calls ends one turn and begins another.
+            _ if !self.started
+                && result.terminal_reason.as_deref() == Some("aborted_tools")
+                && script::speaks_after_results(&self.job.request) =>
+            {
+                Ok(())
+            }
             // A build can fall back to a request without stream: then the whole answer is in the result.
             _ if result.turns > 0 && !self.started && !result.text.is_empty() => {
                 result.usage.apply_to(&mut self.usage);
                 self.queue.push_back(Event::Started(self.usage));
                 self.queue.push_back(Event::Text(result.text.clone()));
-                self.finished(StopReason::EndTurn);
+                self.phase = Phase::Settling;
+                self.queue.push_back(Event::Finished { stop: StopReason::EndTurn, usage: self.usage });
                 self.settle(Some(result));
                 Ok(())
             }
@@ -403,18 +489,68 @@ impl Turn {
         self.queue.push_back(Event::Finished { stop, usage: self.usage });
         self.phase = Phase::Settling;
         self.settle_by = Instant::now() + SETTLE_LIMIT;
+        let goes_on = matches!(stop, StopReason::EndTurn | StopReason::StopSequence | StopReason::ToolUse);
+        if !goes_on || self.process.is_none() {
+            return;
+        }
+        let mut said = std::mem::take(&mut self.said);
+        for Call { id, name, json, .. } in &self.calls {
+            // What is no JSON the client cannot send back either.
+            let Ok(input) = serde_json::from_str(if json.is_empty() { "{}" } else { json }) else { return };
+            said.call(id, name, input);
+        }
+        if said.is_empty() {
+            return;
+        }
+        let mut asked = self.job.asked.clone();
+        asked.answer(said);
+        self.reservation = self.live.reserve(&self.job.launch, asked.key());
+    }
+
+    /// Keeps a process that has delivered all its calls: it says nothing more until it has their results.
+    fn park(&mut self) {
+        let is_waiting = self.stop == Some(StopReason::ToolUse)
+            && self.calls.iter().all(|call| self.held.calls.iter().any(|open| open.tool_use == call.id));
+        if !is_waiting {
+            return;
+        }
+        let cost = self.job.request.model.price.cost(&self.usage);
+        self.held.spent += cost;
+        self.keep(cost);
     }
 
     /// The request is over for the pool too. Without the CLI's own figure its cost comes from the price list.
     fn settle(&mut self, result: Option<&TurnResult>) {
-        let cost =
-            result.and_then(|result| result.total_cost).unwrap_or_else(|| self.job.model.price.cost(&self.usage));
+        let list_price = self.job.request.model.price.cost(&self.usage);
+        let Some(total) = result.filter(|result| !result.is_error).and_then(|result| result.total_cost) else {
+            self.process = None;
+            self.queue.push_back(Event::Settled(list_price));
+            return self.end();
+        };
+        // The CLI tells what all of its requests have cost together.
+        let cost = (total - self.held.spent).max(MicroUsd::ZERO);
+        self.held.spent = total.max(self.held.spent);
+        self.keep(cost);
+    }
+
+    fn keep(&mut self, cost: MicroUsd) {
         self.queue.push_back(Event::Settled(cost));
+        if let (Some(process), Some(reservation)) = (self.process.take(), self.reservation.take()) {
+            self.order_calls();
+            reservation.keep(Kept { process, state: std::mem::take(&mut self.held) });
+        }
         self.end();
+    }
+
+    /// Calls in the order of the answer, whatever the order in which they were delivered.
+    fn order_calls(&mut self) {
+        let order = |call: &OpenCall| self.calls.iter().position(|known| known.id == call.tool_use);
+        self.held.calls.sort_by_key(order);
     }
 
     fn end(&mut self) {
         self.process = None;
+        self.reservation = None;
         self.starting = None;
         self.phase = Phase::Done;
     }

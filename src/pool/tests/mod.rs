@@ -1,6 +1,7 @@
 //! The pool as a whole: its rules, each with its number, and what holds under any sequence of commands.
 
 mod capacity;
+mod elsewhere;
 mod failure;
 mod limits;
 mod organizations;

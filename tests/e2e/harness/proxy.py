@@ -131,15 +131,17 @@ class Proxy:
         return children(self.pid)
 
     def wait_idle(self, within: float = 20.0) -> Json:
-        """Waits until no request runs, its bookkeeping is done, and no process but the spares is left.
+        """Waits until no request runs, its bookkeeping is done, and no process but spares and live ones is left.
 
         The debug view of that moment.
         """
 
         def idle() -> Json | None:
             debug = self.debug()
-            busy = debug["totals"]["inFlight"] or debug["processes"]["running"]
-            return None if busy or len(self.cli_processes()) != debug["processes"]["spare"] else debug
+            processes = debug["processes"]
+            busy = debug["totals"]["inFlight"] or processes["running"]
+            known = processes["spare"] + processes["live"] + processes["parked"]
+            return None if busy or len(self.cli_processes()) != known else debug
 
         return wait_until(idle, "the pool to be idle", within)
 

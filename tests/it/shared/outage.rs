@@ -1,0 +1,108 @@
+//! The server goes away, and comes back.
+
+use std::time::{Duration, Instant};
+
+use auth_pool::conversation::Usage;
+use auth_pool::pool::Shortage;
+use auth_pool::shared::{Heard, Settings, State, Verdict};
+use auth_pool::units::MicroUsd;
+
+use super::server::{PASSWORD, RedisServer};
+use super::{Replica, ask, bounds, input, patient};
+
+fn apart(heard: &Heard) -> Option<String> {
+    match heard {
+        Heard::Apart { cause } => Some(cause.clone()),
+        _ => None,
+    }
+}
+
+fn together(heard: &Heard) -> Option<Duration> {
+    match heard {
+        Heard::Together { after } => Some(*after),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_server_costs_one_timeout_and_what_happened_meanwhile_counts_afterwards() {
+    let server = RedisServer::start();
+    let hasty = Settings { timeout: Duration::from_millis(200), ..Settings::default() };
+    let mut one = Replica::join(&server, hasty).await;
+    let other = Replica::join(&server, patient()).await;
+    let limited = |session: &str| bounds(ask(session), |bounds| bounds.concurrent = 3);
+    let before = one.admitted(&limited("before")).await;
+    server.freeze();
+    let begun = Instant::now();
+    let Verdict::Apart(first) = one.admit(&limited("first")).await else { panic!("nobody answers") };
+    assert!(begun.elapsed() >= Duration::from_millis(200));
+    let cause = one.hears(apart).await;
+    assert!(cause.contains("200 ms"), "{cause}");
+    assert_eq!(one.shared.status().state, State::Apart);
+    // From now on nobody waits: a thousand are let through in less time than one would have waited.
+    let begun = Instant::now();
+    let mut meanwhile = Vec::new();
+    for number in 0..1000 {
+        let Verdict::Apart(admission) = one.admit(&limited(&format!("m{number}"))).await else {
+            panic!("nobody answers")
+        };
+        meanwhile.push(admission);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // One of them runs on, one has used something, the rest is over.
+    let on = meanwhile.pop();
+    let used = meanwhile.pop().unwrap();
+    used.settle(true, input(500), MicroUsd::from_usd(3.0));
+    drop(meanwhile);
+    server.thaw();
+    one.hears(together).await;
+    // `before`, `first` and `on` run: that is all there may be, for everybody.
+    match other.admit(&limited("after")).await {
+        Verdict::Full { shortage: Shortage::Requests, .. } => {}
+        verdict => panic!("{verdict:?}"),
+    }
+    let tokens = bounds(ask("tokens"), |bounds| bounds.capacity.tokens_per_day = Some(500));
+    assert!(matches!(other.admit(&tokens).await, Verdict::Full { shortage: Shortage::Capacity, wait: Some(_) }));
+    first.settle(true, Usage::default(), MicroUsd::ZERO);
+    drop((before, on));
+    // What came late from before the freeze has gone back too: all three places are free.
+    let mut held = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while held.len() < 3 {
+        assert!(Instant::now() < deadline, "only {} places came back", held.len());
+        match other.admit(&limited(&format!("again{}", held.len()))).await {
+            Verdict::Admitted(admission) => held.push(admission),
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_forgot_everything_is_told_what_runs() {
+    let mut server = RedisServer::start();
+    let mut one = Replica::join(&server, patient()).await;
+    let limited = |session: &str| bounds(ask(session), |bounds| bounds.concurrent = 2);
+    let running = one.admitted(&limited("runs")).await;
+    server.restart_empty();
+    one.hears(apart).await;
+    one.hears(together).await;
+    let other = Replica::join(&server, patient()).await;
+    let second = other.admitted(&limited("second")).await;
+    assert!(matches!(other.admit(&limited("third")).await, Verdict::Full { shortage: Shortage::Requests, .. }));
+    drop((running, second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_server_requests_run_and_the_cause_names_no_secret() {
+    let server = RedisServer::start();
+    server.freeze();
+    let mut replica = Replica::start(&server, Settings::default());
+    assert!(matches!(replica.admit(&ask("s")).await, Verdict::Apart(_)));
+    let cause = replica.hears(apart).await;
+    assert!(!cause.contains(PASSWORD) && !cause.contains("127.0.0.1"), "{cause}");
+    assert!(!replica.shared.joined(Duration::from_millis(10)).await);
+    server.thaw();
+    replica.hears(together).await;
+    assert_eq!(replica.shared.status().state, State::Together);
+    replica.admitted(&ask("s")).await;
+}
