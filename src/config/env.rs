@@ -30,6 +30,8 @@ pub const ANTHROPIC_API_KEY: &str = "ANTHROPIC_API_KEY";
 pub const AUTH_POOL_STATE_DIR: &str = "AUTH_POOL_STATE_DIR";
 /// Where things are kept over restarts.
 pub const DATABASE_URL: &str = "DATABASE_URL";
+/// The key of the organisation's Admin API, for its usage and cost reports.
+pub const ANTHROPIC_ADMIN_API_KEY: &str = "ANTHROPIC_ADMIN_API_KEY";
 /// The user's own CLI profile, where it is not `~/.claude`.
 pub const CLAUDE_CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 
