@@ -9,6 +9,7 @@ mod serve;
 mod simulate;
 mod standin;
 mod status;
+mod usage;
 
 use std::future::Future;
 use std::io::Write as _;
@@ -36,6 +37,8 @@ enum Command {
     Demo(demo::Args),
     /// Show a running pool: budgets, limits, sessions, and when what recovers.
     Status(status::Args),
+    /// Compare what Anthropic counts for the organisation's keys with the pool's own account.
+    Usage(usage::Args),
     /// Look at everything a pool needs, and say what to do about what is wrong.
     Doctor(doctor::Args),
     /// Register accounts, and look after them.
@@ -77,6 +80,7 @@ pub fn run(cli: Cli, env: &Env) -> ExitCode {
         Command::Accounts(command) => in_runtime(registry::accounts(command, env)),
         Command::Keys(command) => in_runtime(registry::keys(command, env)),
         Command::Status(args) => in_runtime(status::run(args, env)),
+        Command::Usage(args) => in_runtime(usage::run(args, env)),
         Command::Standin(args) => in_runtime(stand_in(args)),
         Command::Simulate(args) => match simulate::run(&args) {
             Ok(text) => {

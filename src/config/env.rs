@@ -40,6 +40,8 @@ pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 pub const ENCRYPTION_KEY: &str = "ENCRYPTION_KEY";
 /// Keys before it, divided by commas; they only open what they sealed.
 pub const ENCRYPTION_KEY_PREVIOUS: &str = "ENCRYPTION_KEY_PREVIOUS";
+/// The key of the organisation's Admin API, for its usage and cost reports.
+pub const ANTHROPIC_ADMIN_API_KEY: &str = "ANTHROPIC_ADMIN_API_KEY";
 /// The user's own CLI profile, where it is not `~/.claude`.
 pub const CLAUDE_CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 

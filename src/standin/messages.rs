@@ -107,6 +107,7 @@ impl Question<'_> {
 
     fn answer(&self, answer: &Answer, pace: Pace) -> Reply {
         let envelope = self.envelope();
+        self.state.ledger.count(self.bearer, self.ask.model, envelope.input, answer.tokens());
         let reply = if self.ask.stream {
             Reply::stream(envelope.events(answer).steps(pace, None))
         } else {

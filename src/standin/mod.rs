@@ -20,6 +20,8 @@
 //! | `GET /standin/requests?since=N` | the [`Recorded`] requests after number `N` |
 //! | `DELETE /standin/requests` | forgets them |
 //!
+//! `GET /v1/organizations/...` answers with the reports of the Admin API, to keys that begin with `sk-ant-admin`.
+//!
 //! The first rule that matches a request decides; a request that no rule matches gets the default answer.
 
 mod answer;
@@ -29,6 +31,7 @@ mod connection;
 mod control;
 mod limits;
 mod messages;
+mod organization;
 mod record;
 mod reply;
 mod schema;

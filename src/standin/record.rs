@@ -68,6 +68,8 @@ pub struct Recorded {
 pub(super) struct Bearer {
     label: Option<String>,
     fingerprint: String,
+    /// An API key's beginning and end, as the Admin API shows it.
+    pub(super) hint: Option<String>,
     /// Whether it is an API key rather than a subscription's token.
     pub(super) api_key: bool,
 }
@@ -85,7 +87,9 @@ impl Bearer {
 
     fn from_secret(secret: &str, api_key: bool) -> Self {
         let label = secret.split_once("-fake-").map(|(_, label)| label.to_owned());
-        Self { label, fingerprint: fingerprint(secret), api_key }
+        let hint = api_key.then(|| secret.get(..12).zip(secret.get(secret.len().saturating_sub(4)..)));
+        let hint = hint.flatten().map(|(head, tail)| format!("{head}...{tail}"));
+        Self { label, fingerprint: fingerprint(secret), hint, api_key }
     }
 
     /// The label, or the fingerprint.

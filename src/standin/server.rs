@@ -21,6 +21,7 @@ use super::connection::{Connection, ResetSwitch};
 use super::control;
 use super::limits::Board;
 use super::messages;
+use super::organization::Ledger;
 use super::record::{Bearer, Log};
 use super::reply::{Body, Reply};
 use super::script::Script;
@@ -38,6 +39,7 @@ pub(super) struct State {
     pub(super) script: Script,
     pub(super) limits: Board,
     pub(super) cache: Cache,
+    pub(super) ledger: Ledger,
 }
 
 impl State {
@@ -48,6 +50,7 @@ impl State {
             script: Script::default(),
             limits: Board::default(),
             cache: Cache::default(),
+            ledger: Ledger::default(),
         }
     }
 }
@@ -114,6 +117,13 @@ async fn handle(request: Request<Incoming>, state: Arc<State>, switch: ResetSwit
         (&Method::POST, "/v1/messages/count_tokens") => {
             Reply::json(StatusCode::OK, &json!({"input_tokens": body.as_ref().map_or(0, Cache::count)}))
         }
+        (&Method::GET, path) => match path.strip_prefix("/v1/organizations/") {
+            Some(what) => {
+                let secret = head.headers.get("x-api-key").and_then(|value| value.to_str().ok());
+                state.ledger.reply(secret, what, head.uri.query().unwrap_or_default())
+            }
+            None => Reply::error(StatusCode::NOT_FOUND, "Not Found"),
+        },
         _ => Reply::error(StatusCode::NOT_FOUND, "Not Found"),
     };
     reply.play(Some(ticket), switch).await

@@ -5,6 +5,7 @@
 mod body;
 mod classify;
 mod limits;
+pub mod organization;
 mod turn;
 
 use std::collections::BTreeMap;

@@ -16,7 +16,7 @@ use crate::conversation::{Event, Model, StopReason, Usage};
 use crate::runtime::clock;
 
 /// The version of the API that is spoken.
-const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+pub(super) const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
 /// Sends `body` and reads the answer. Nothing happens before the stream is polled; dropping it ends the request.
 pub(super) fn run(endpoint: Endpoint, model: Arc<Model>, body: Vec<u8>) -> EventStream {

@@ -80,6 +80,14 @@ impl Endpoint {
         self.client.0.post(url)
     }
 
+    /// The beginning of a `GET` of `path` below the base address.
+    pub(in crate::backend) fn get(&self, path: &str, query: &[(&str, String)]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
+        url.query_pairs_mut().extend_pairs(query);
+        self.client.0.get(url)
+    }
+
     /// The key as a header's value, after `prefix`; `None` where the endpoint needs none.
     pub(in crate::backend) fn credential(&self, prefix: &str) -> Result<Option<HeaderValue>, Failure> {
         let Some(key) = &self.key else { return Ok(None) };

@@ -9,6 +9,9 @@ use crate::backend::{Failure, FailureKind};
 /// The most of an error's body that is read.
 const LONGEST_ERROR: usize = 64 * 1024;
 
+/// The most of a whole answer that is read.
+const LONGEST_BODY: usize = 16 * 1024 * 1024;
+
 /// The most of a provider's words that is repeated.
 const LONGEST_EXCERPT: usize = 500;
 
@@ -35,12 +38,21 @@ fn innermost(error: reqwest::Error) -> String {
 }
 
 /// The beginning of an error's body; what comes after it is not waited for.
-pub(in crate::backend) async fn read_error(mut response: Response, deadlines: &Deadlines) -> Vec<u8> {
+pub(in crate::backend) async fn read_error(response: Response, deadlines: &Deadlines) -> Vec<u8> {
+    read_up_to(LONGEST_ERROR, response, deadlines).await
+}
+
+/// A body that is not streamed, as far as it may be long.
+pub(in crate::backend) async fn read_body(response: Response, deadlines: &Deadlines) -> Vec<u8> {
+    read_up_to(LONGEST_BODY, response, deadlines).await
+}
+
+async fn read_up_to(longest: usize, mut response: Response, deadlines: &Deadlines) -> Vec<u8> {
     let mut body = BytesMut::new();
     while let Ok(Ok(Some(chunk))) = deadlines.wait(response.chunk()).await {
-        let room = LONGEST_ERROR - body.len();
+        let room = longest - body.len();
         body.extend_from_slice(chunk.get(..room.min(chunk.len())).unwrap_or_default());
-        if body.len() >= LONGEST_ERROR {
+        if body.len() >= longest {
             break;
         }
     }

@@ -18,7 +18,7 @@ pub use endpoint::{HttpClient, Proxy};
 
 pub(super) use deadlines::Deadlines;
 pub(super) use endpoint::Endpoint;
-pub(super) use error::{broken, excerpt, read_error, unreachable};
+pub(super) use error::{broken, excerpt, read_body, read_error, unreachable};
 pub(super) use sse::{Events, SseEvent};
 
 /// Gives the key of an account for each request: one that stays as it is, or one that is decrypted when it is needed.

@@ -75,7 +75,7 @@ fn is_utf8(env: &Env) -> bool {
 }
 
 /// Where the state is read.
-struct Source {
+pub(super) struct Source {
     client: reqwest::Client,
     /// Without a slash at its end.
     base: String,
@@ -84,9 +84,14 @@ struct Source {
 
 impl Source {
     fn new(args: &Args, env: &Env) -> anyhow::Result<Self> {
-        let base = args.url.trim_end_matches('/');
+        Self::at(&args.url, args.key_env.as_deref(), env)
+    }
+
+    /// The pool at `url`; `key_env` names the variable that holds an admin key.
+    pub(super) fn at(url: &str, key_env: Option<&str>, env: &Env) -> anyhow::Result<Self> {
+        let base = url.trim_end_matches('/');
         let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
-        let key = match &args.key_env {
+        let key = match key_env {
             Some(name) => Some(env.var(name).with_context(|| format!("the variable {name} is not set"))?.to_owned()),
             None => None,
         };
@@ -104,7 +109,8 @@ impl Source {
         Ok(view::render(&pool, &self.base, look))
     }
 
-    async fn read(&self) -> anyhow::Result<Value> {
+    /// All that the pool tells.
+    pub(super) async fn read(&self) -> anyhow::Result<Value> {
         let base = &self.base;
         let mut request = self.client.get(format!("{base}/debug/auth-pool"));
         if let Some(key) = &self.key {

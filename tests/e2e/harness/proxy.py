@@ -60,6 +60,11 @@ def subscription(folder: Path, name: str, standin_url: str, **fields: Any) -> Js
     } | fields
 
 
+def account(name: str, standin_url: str, **fields: Any) -> Json:
+    """A subscription that is an API key, in the environment variable of its name."""
+    return {"id": name, "type": "api", "apiKeyEnv": f"KEY_{name}", "baseUrl": standin_url, "weeklyBudget": 456} | fields
+
+
 class Proxy:
     """A running `auth-pool serve`."""
 
@@ -73,6 +78,7 @@ class Proxy:
         spares: int = 0,
         claude: Json | None = None,
         subscription_fields: Json | None = None,
+        accounts: list[Json] | None = None,
         env: dict[str, str] | None = None,
         **sections: Any,
     ) -> None:
@@ -80,7 +86,8 @@ class Proxy:
         self.names = [f"sub{number}" for number in range(1, subscriptions + 1)]
         fields = subscription_fields or {}
         config: Json = {
-            "subscriptions": [subscription(folder, name, standin_url, **fields) for name in self.names],
+            "subscriptions": [subscription(folder, name, standin_url, **fields) for name in self.names]
+            + (accounts or []),
             "models": {"gpt-4o": "sonnet"},
             "claude": {
                 "command": str(build.cli),

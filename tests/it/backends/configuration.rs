@@ -1,6 +1,6 @@
 //! What the configuration says of accounts and backends, and what is wrong with it.
 
-use auth_pool::config::{self, Config, Env, Overrides, Problems};
+use auth_pool::config::{self, BackendKind, Config, Env, Overrides, Problems};
 use serde_json::{Value, json};
 
 pub(super) fn load(file: &Value) -> Result<Config, Problems> {
@@ -8,7 +8,14 @@ pub(super) fn load(file: &Value) -> Result<Config, Problems> {
     let path = home.path().join("auth-pool.json");
     std::fs::write(&path, file.to_string()).unwrap();
     std::fs::create_dir(home.path().join(".claude-sub1")).unwrap();
-    let vars = [("HOME", home.path().to_str().unwrap()), ("KEY", "sk-x"), ("OPENAI_API_KEY", "sk-y")];
+    let vars = [
+        ("HOME", home.path().to_str().unwrap()),
+        ("KEY", "sk-x"),
+        ("ANTHROPIC_API_KEY", "sk-y"),
+        ("ANTHROPIC_API_KEY_A", "sk-a"),
+        ("ANTHROPIC_API_KEY_B", "sk-b"),
+        ("OPENROUTER_API_KEY", "sk-o"),
+    ];
     let env: Env = vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
     config::load(&env, &Overrides { config: Some(path), listen: None })
 }
@@ -58,5 +65,70 @@ fn an_api_subscription_needs_a_key_and_an_address_that_can_be_used() {
     assert_eq!(
         problems(&twice),
         ["subscriptions[1].apiKeyEnv: is already that of subscriptions[0]: the same account would be counted twice"]
+    );
+}
+
+#[test]
+fn the_shipped_samples_load_and_mean_what_they_say() {
+    let sample =
+        |text: &str| load(&serde_json::from_str(text).unwrap()).unwrap_or_else(|problems| panic!("{problems}"));
+    let api = sample(include_str!("../../../config/auth-pool.api.json"));
+    assert_eq!(api.warnings, []);
+    assert!(api.subscriptions.iter().all(|member| member.api.is_some()));
+
+    let config = sample(include_str!("../../../config/auth-pool.backends.json"));
+    let names: Vec<&str> = config.backends.iter().map(|backend| backend.name.as_str()).collect();
+    assert_eq!(names, ["claude-cli-sub1", "reserve", "openrouter", "local"]);
+    assert_eq!(config.backends[0].kind, BackendKind::Pool { subscription: Some("sub1".to_owned()) });
+    let BackendKind::OpenAiApi { key_env: None, models, .. } = &config.backends[3].kind else { panic!("{config:?}") };
+    assert_eq!(models["*"], "llama");
+    assert_eq!(config.routing.fallback_chain, ["reserve", "openrouter", "local"]);
+}
+
+#[test]
+fn what_is_wrong_with_backends_is_said_by_place() {
+    let file = |backend: &Value, routing: &Value| {
+        json!({
+            "subscriptions": [{ "id": "sub1", "type": "claude-pro", "configDir": "~/.claude-sub1", "weeklyBudget": 1 }],
+            "backends": [{ "name": "b", "type": "anthropic-api", "apiKeyEnv": "KEY" }, backend], "routing": routing,
+        })
+    };
+    for (backend, expected) in [
+        (json!({ "name": "b", "type": "claude-cli" }), "name: `b` is already the name of backends[0]"),
+        (json!({ "name": "models", "type": "claude-cli" }), "name: `models` is a name of its own"),
+        (
+            json!({ "name": "c", "type": "openai" }),
+            "type: must be one of `claude-cli`, `anthropic-api`, `openai-api`; did you mean `openai-api`?",
+        ),
+        (
+            json!({ "name": "c", "type": "openai-api" }),
+            "apiKeyEnv: is missing: name the environment variable that holds the key",
+        ),
+        (
+            json!({ "name": "c", "type": "openai-api", "apiKeyEnv": "NONE" }),
+            "apiKeyEnv: names an environment variable that is not set",
+        ),
+        (
+            json!({ "name": "c", "type": "claude-cli", "accountId": "sub2" }),
+            "accountId: `sub2` is not the id of a subscription; did you mean `sub1`?",
+        ),
+        (
+            json!({ "name": "c", "type": "claude-cli", "configDir": "~/.claude-x" }),
+            "configDir: is not that of a subscription: name one in `accountId`",
+        ),
+        (
+            json!({ "name": "c", "type": "claude-cli", "baseUrl": "https://x" }),
+            "baseUrl: belongs to a backend over HTTP; this one is the pool or a subscription of it",
+        ),
+    ] {
+        assert_eq!(problems(&file(&backend, &json!({}))), [format!("backends[1].{expected}")]);
+    }
+    let good = json!({ "name": "c", "type": "claude-cli" });
+    assert_eq!(
+        problems(&file(&good, &json!({ "defaultBackend": "d", "fallbackChain": ["b", "x"] }))),
+        [
+            "routing.defaultBackend: `d` is not the name of a backend",
+            "routing.fallbackChain[1]: `x` is not the name of a backend",
+        ]
     );
 }

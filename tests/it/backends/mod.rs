@@ -4,6 +4,7 @@ mod api_subscriptions;
 mod configuration;
 mod fallback;
 mod hostile;
+mod organization;
 mod single_account;
 
 use std::path::PathBuf;

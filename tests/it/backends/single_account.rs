@@ -26,7 +26,9 @@ fn the_key_alone_is_a_pool_of_one() {
         vec![("ANTHROPIC_API_KEY", "sk-x"), ("HOME", home), ("PATH", "")],
     ] {
         let config = load(&vars).unwrap();
-        assert_eq!(config.warnings, []);
+        // Without a home there is no place to keep anything; that is another matter.
+        let others = config.warnings.iter().filter(|warning| !warning.to_string().starts_with("store"));
+        assert_eq!(others.count(), 0, "{:?}", config.warnings);
         let [only] = config.subscriptions.as_slice() else { panic!("{config:?}") };
         assert_eq!((only.id.as_str(), only.kind), ("default", Kind::Api));
         assert_eq!(only.api.as_ref().unwrap().base_url, "https://api.anthropic.com");
