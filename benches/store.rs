@@ -86,6 +86,7 @@ fn gateway() -> PooledGateway {
 
 fn call(number: usize) -> Call {
     Call {
+        id: "request".into(),
         request: Request {
             model: Arc::new(Model::named("claude-sonnet-4-5")),
             system: Vec::new(),

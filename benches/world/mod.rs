@@ -72,6 +72,7 @@ pub(crate) fn ask(session: SessionKey) -> Ask<'static> {
         priority: Priority::Normal,
         exclude: &[],
         only: None,
+        request: None,
     }
 }
 

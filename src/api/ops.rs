@@ -36,7 +36,7 @@ pub fn debug(gateway: &dyn Gateway) -> Reply {
     Reply::json(StatusCode::OK, &gateway.debug())
 }
 
-/// `GET /debug/auth-pool/decisions?limit=N&session=ID&client=NAME`: why the pool decided as it did. For the operator only.
+/// `GET /debug/auth-pool/decisions?limit=N&session=ID&client=NAME&request=ID`: why the pool decided as it did. For the operator only.
 pub fn decisions(gateway: &dyn Gateway, query: Option<&str>) -> Reply {
     match filter(query.unwrap_or_default()) {
         Ok(filter) => Reply::json(StatusCode::OK, &gateway.decisions(&filter)),
@@ -65,10 +65,11 @@ fn filter(query: &str) -> Result<DecisionFilter, Invalid> {
                 let limit = value.parse().ok().filter(|limit| *limit > 0);
                 filter.limit = limit.ok_or_else(|| invalid(name, "must be a number of at least 1"))?;
             }
-            "session" if value.is_empty() => return Err(invalid(name, "must not be empty")),
+            "session" | "request" if value.is_empty() => return Err(invalid(name, "must not be empty")),
             "session" => filter.session = Some(value),
             "client" => filter.client = Some(value),
-            _ => return Err(invalid(name, "is not known; there are limit, session and client")),
+            "request" => filter.request = Some(value),
+            _ => return Err(invalid(name, "is not known; there are limit, session, request and client")),
         }
     }
     Ok(filter)
@@ -84,10 +85,13 @@ mod tests {
             limit,
             session: session.map(str::to_owned),
             client: client.map(str::to_owned),
+            request: None,
         };
         assert_eq!(filter(""), Ok(of(20, None, None)));
         assert_eq!(filter("limit=5&session=a%2Fb+c&client=ann"), Ok(of(5, Some("a/b c"), Some("ann"))));
+        assert_eq!(filter("request=r-1"), Ok(DecisionFilter { request: Some("r-1".to_owned()), ..of(20, None, None) }));
         for (query, param) in [
+            ("request=", "request"),
             ("limit=0", "limit"),
             ("limit=-1", "limit"),
             ("limit", "limit"),

@@ -7,6 +7,9 @@ mod attempt;
 mod clients;
 mod guard;
 mod lease;
+#[cfg(test)]
+mod limits_corpus;
+mod looks;
 mod operate;
 mod pooled;
 mod queue;
@@ -69,6 +72,8 @@ pub struct DecisionFilter {
     /// Only those of this session: its name as the pool shows it (or the beginning of it), or the id that the client
     /// sent.
     pub session: Option<String>,
+    /// Only those of this request: the beginning of its id.
+    pub request: Option<String>,
     /// Whose session id it is; `anonymous` where no keys are configured.
     pub client: Option<String>,
 }
@@ -76,6 +81,8 @@ pub struct DecisionFilter {
 /// A request with all the gateway must know about who sent it.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// The request's id, as the client knows it.
+    pub id: Arc<str>,
     /// What is asked.
     pub request: Request,
     /// What the client said about the conversation it belongs to.

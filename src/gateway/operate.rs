@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::DecisionFilter;
 use super::lease::SharedPool;
 use super::pooled::explicit_session;
-use crate::pool::{Effect, RebalanceSettings, SessionLabel, Snapshot, SubscriptionView};
+use crate::pool::{Decision, Effect, RebalanceSettings, SessionLabel, Snapshot, SubscriptionView};
 
 /// The client of requests without a key.
 const ANONYMOUS: &str = "anonymous";
@@ -20,8 +20,12 @@ pub(super) fn decisions(pool: &SharedPool, filter: &DecisionFilter) -> Value {
     let is_wanted = |label: SessionLabel| {
         wanted.is_none_or(|(session, own)| label == own || label.to_string().starts_with(session))
     };
+    let is_of_request = |decision: &Decision| {
+        let id = decision.request.as_deref().unwrap_or_default();
+        filter.request.as_deref().is_none_or(|wanted| id.starts_with(wanted))
+    };
     let (at, found) = pool.peek(|pool, now| {
-        let wanted = pool.decisions().filter(|decision| is_wanted(decision.session));
+        let wanted = pool.decisions().filter(|decision| is_wanted(decision.session) && is_of_request(decision));
         // Cloning the handles is quick; they are written out when the pool is free again.
         let found: Vec<_> = wanted.take(filter.limit).cloned().collect();
         (now, found)
@@ -44,11 +48,11 @@ enum Outcome {
 
 /// Runs a cycle and explains it.
 pub(super) fn rebalance(pool: &SharedPool, rules: &RebalanceSettings) -> Value {
-    let (before, moved) = pool.with(|pool, now| {
-        let before = pool.snapshot(now);
+    let before = pool.snapshot();
+    let moved = pool.with(|pool, now| {
         let effects = pool.rebalance(now);
         let moved: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Moved { .. })).cloned().collect();
-        ((before, moved), effects)
+        (moved, effects)
     });
     let (outcome, reason) = explain(&before, &moved, rules);
     json!({ "at": before.at, "outcome": outcome, "reason": reason, "moved": moved.iter().map(view).collect::<Vec<_>>() })

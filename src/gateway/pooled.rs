@@ -30,7 +30,7 @@ use super::{
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Caller, Failure, FailureKind, Fault};
 use crate::conversation::{Block, Catalog, Event, Usage};
-use crate::pool::{Ask, Effect, Pool, Refusal, RefusalReason, SessionKey};
+use crate::pool::{Ask, Effect, Refusal, RefusalReason, SessionKey};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
 use crate::units::{MicroUsd, Timestamp};
@@ -419,7 +419,7 @@ impl Gateway for PooledGateway {
     }
 
     fn health(&self) -> HealthReport {
-        let totals = self.0.pool.peek(Pool::health);
+        let totals = self.0.pool.health();
         let processes = self.0.claude.counts();
         HealthReport {
             status: if self.is_draining() { "stopping" } else { "ok" }.to_owned(),
@@ -448,10 +448,8 @@ impl Gateway for PooledGateway {
     }
 
     fn debug(&self) -> Value {
-        let (snapshot, decisions) = self.0.pool.peek(|pool, now| {
-            let decisions: Vec<_> = pool.decisions().take(SHOWN_DECISIONS).cloned().collect();
-            (pool.snapshot(now), decisions)
-        });
+        let snapshot = self.0.pool.snapshot();
+        let decisions: Vec<_> = self.0.pool.peek(|pool, _| pool.decisions().take(SHOWN_DECISIONS).cloned().collect());
         let mut debug = serde_json::to_value(snapshot).unwrap_or_default();
         if let Some(fields) = debug.as_object_mut() {
             fields.insert("decisions".to_owned(), json!(decisions));
@@ -484,6 +482,7 @@ fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
         estimated_tokens: request.estimated_tokens(),
         priority: call.priority,
         exclude,
+        request: Some(Arc::clone(&call.id)),
         only: None,
     }
 }

@@ -252,11 +252,6 @@ impl SharedPool {
         drop(state);
         drop(unclaimed);
     }
-
-    /// When time alone makes somebody able to serve.
-    fn recovery_at(&self) -> Option<Timestamp> {
-        self.peek(|pool, now| pool.recovery_at(now))
-    }
 }
 
 /// Whether what keeps everybody busy may end by `until`. With nothing known that is the case if a request that runs can

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::units::{MicroUsd, Timestamp};
 
-use super::command::{Ask, Effect, Grant, LeaseId, Priority, Refusal, RefusalReason, Strategy};
+use super::command::{Ask, Effect, Grant, LeaseId, Priority, Refusal, Strategy};
 use super::elsewhere::{Placement, Standing};
 use super::explain::{CAUSES, Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, Source};
 use super::lease::Lease;
@@ -19,7 +19,7 @@ use super::{Pool, Settings};
 /// Candidates that a decision of a large pool shows.
 const CANDIDATES_SHOWN: usize = 8;
 /// In a pool up to this size a decision shows every member.
-const SMALL_POOL: usize = 16;
+pub(super) const SMALL_POOL: usize = 16;
 /// Sessions that are forgotten on the way of one request. More than one, so that they cannot pile up.
 const FORGOTTEN_A_REQUEST: usize = 4;
 
@@ -185,32 +185,9 @@ impl Pool {
         Grant { lease, subscription: self.member(at).id(), decision, placement, effects: self.take_effects() }
     }
 
-    fn refuse(&mut self, now: Timestamp, ask: &Ask<'_>) -> Refusal {
-        let out = self.order.iter().filter_map(|&at| Some((at, self.refusal_cause(now, ask, at)?)));
-        let exclusions: Vec<(u32, Exclusion)> = out.collect();
-        let mut counts = [0_u32; CAUSES];
-        for (_, exclusion) in &exclusions {
-            counts[exclusion.cause.index()] += 1;
-        }
-        let shown = exclusions.iter().take(SMALL_POOL);
-        let candidates = shown.map(|(at, exclusion)| self.candidate(*at, Some(*exclusion))).collect();
-        let decision = Arc::new(Decision {
-            at: now,
-            session: (&ask.session).into(),
-            chosen: None,
-            reason: Reason::Refused,
-            candidates,
-            excluded: excluded_counts(&counts),
-            subscriptions: self.order.len(),
-        });
-        self.remember(&decision);
-        let (reason, retry_at) = verdict(exclusions.iter().map(|(_, exclusion)| exclusion));
-        Refusal { reason, retry_at, decision }
-    }
-
     /// Why a subscription did not take this very request. That it was tried says more than that it is busy; how one fares
     /// that the request may not use is none of its business.
-    fn refusal_cause(&self, now: Timestamp, ask: &Ask<'_>, at: u32) -> Option<Exclusion> {
+    pub(super) fn refusal_cause(&self, now: Timestamp, ask: &Ask<'_>, at: u32) -> Option<Exclusion> {
         let ruled_out = ruled_out(self.member(at), ask);
         if ruled_out.is_some_and(|exclusion| exclusion.cause == Cause::NotAllowed) {
             return ruled_out;
@@ -270,6 +247,7 @@ impl Pool {
         };
         Arc::new(Decision {
             at: now,
+            request: ask.request.clone(),
             session: (&ask.session).into(),
             chosen: Some(self.member(chosen).id()),
             reason,
@@ -295,7 +273,7 @@ impl Pool {
         members.into_iter().map(|(_, at, excluded)| self.candidate(at, excluded)).collect()
     }
 
-    fn candidate(&self, at: u32, excluded: Option<Exclusion>) -> Candidate {
+    pub(super) fn candidate(&self, at: u32, excluded: Option<Exclusion>) -> Candidate {
         let member = self.member(at);
         Candidate { subscription: member.id(), score: member.health.score, breakdown: member.health, excluded }
     }
@@ -317,46 +295,7 @@ impl Settings {
     }
 }
 
-fn excluded_counts(counts: &[u32; CAUSES]) -> Vec<ExcludedCount> {
+pub(super) fn excluded_counts(counts: &[u32; CAUSES]) -> Vec<ExcludedCount> {
     let counts = Cause::ALL.into_iter().zip(counts.iter().copied());
     counts.filter(|(_, count)| *count > 0).map(|(cause, count)| ExcludedCount { cause, count }).collect()
-}
-
-/// What to tell the client when everybody is out for these causes, and when that first changes.
-fn verdict<'a>(exclusions: impl Iterator<Item = &'a Exclusion>) -> (RefusalReason, Option<Timestamp>) {
-    let mut reason = (RefusalReason::NoneHealthy, None);
-    let mut earliest: Option<Timestamp> = None;
-    let mut at_any_moment = false;
-    for exclusion in exclusions {
-        if let Some(until) = exclusion.until {
-            earliest = Some(earliest.map_or(until, |earliest| earliest.min(until)));
-        }
-        let told = match exclusion.cause {
-            cause if cause.is_busy() => {
-                at_any_moment |= exclusion.until.is_none();
-                RefusalReason::Busy
-            }
-            Cause::ProviderLimit | Cause::FamilyLimit | Cause::Throttled => RefusalReason::ProviderLimited,
-            Cause::BudgetSpent => RefusalReason::BudgetSpent,
-            _ => continue,
-        };
-        reason = more_telling(reason, (told, exclusion.until));
-    }
-    // A request can end at any moment: nothing later is the earliest change.
-    (reason.0, earliest.filter(|_| !at_any_moment))
-}
-
-type Told = (RefusalReason, Option<Timestamp>);
-
-/// Busy before all; of limits and budgets the one that ends first.
-fn more_telling(one: Told, other: Told) -> Told {
-    let order = |told: &Told| {
-        let soonest = told.1.map_or(i64::MAX, Timestamp::as_millis);
-        match told.0 {
-            RefusalReason::Busy => (0, 0),
-            RefusalReason::ProviderLimited | RefusalReason::BudgetSpent => (1, soonest),
-            RefusalReason::NoneHealthy => (2, 0),
-        }
-    };
-    if order(&other) < order(&one) { other } else { one }
 }

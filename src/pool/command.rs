@@ -41,6 +41,8 @@ pub struct Ask<'a> {
     pub priority: Priority,
     /// Subscriptions that this request has already tried.
     pub exclude: &'a [Arc<str>],
+    /// The client's request that asks, by its id: decisions are found by it.
+    pub request: Option<Arc<str>>,
     /// Which subscriptions it may use at all; `None` is all.
     pub only: Option<Arc<Only>>,
 }
@@ -214,6 +216,8 @@ pub enum Status {
     Unauthenticated,
     /// Switched off by its owner.
     Disabled,
+    /// No longer in the configuration; its last requests are still running.
+    Draining,
 }
 
 /// The pool's rules, checked by whoever builds them.

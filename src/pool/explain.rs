@@ -297,6 +297,8 @@ impl fmt::Display for Reason {
 pub struct Decision {
     /// When.
     pub at: Timestamp,
+    /// For which of the client's requests. One that waits has one decision: how its waiting ended.
+    pub request: Option<Arc<str>>,
     /// For whom.
     pub session: SessionLabel,
     /// Who serves; `None` if nobody can.
@@ -318,6 +320,8 @@ impl Serialize for Decision {
         #[serde(rename_all = "camelCase")]
         struct View<'a> {
             at: Timestamp,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            request: Option<&'a str>,
             session: SessionLabel,
             chosen: Option<&'a str>,
             kind: &'static str,
@@ -328,6 +332,7 @@ impl Serialize for Decision {
         }
         View {
             at: self.at,
+            request: self.request.as_deref(),
             session: self.session,
             chosen: self.chosen.as_deref(),
             kind: self.reason.kind(),

@@ -83,30 +83,29 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(weekly_used: f64, block_cost: f64, clients: u32, burn_rate: f64, by_hand: f64) {
-        let score = score(weekly_used, block_cost, clients, burn_rate);
-        assert!((score - by_hand).abs() < 1e-10, "{score} is not {by_hand}");
+    fn check(weekly_used: f64, block_cost: f64, clients: u32, burn_rate: f64, by_hand: &str) {
+        assert_eq!(format!("{:.12}", score(weekly_used, block_cost, clients, burn_rate)), by_hand);
     }
 
     #[test]
     fn worked_scores() {
-        // 100 - 21.9298245614 - 12 - 10
-        check(200.0, 10.0, 2, 0.0, 56.070_175_438_6);
-        // 100 - 43.8596491228 - 24 - 25
-        check(400.0, 20.0, 5, 0.0, 7.140_350_877_2);
-        // 100 - 10.9649122807 - 6
-        check(100.0, 5.0, 0, 0.0, 83.035_087_719_3);
+        // 100 - 21.929824561404 - 12 - 10
+        check(200.0, 10.0, 2, 0.0, "56.070175438596");
+        // 100 - 43.859649122807 - 24 - 25
+        check(400.0, 20.0, 5, 0.0, "7.140350877193");
+        // 100 - 10.964912280702 - 6
+        check(100.0, 5.0, 0, 0.0, "83.035087719298");
         // 100 + 10, cut
-        check(0.0, 0.0, 0, 0.0, 100.0);
+        check(0.0, 0.0, 0, 0.0, "100.000000000000");
         // 100 - 25 + 10 - 15
-        check(228.0, 0.0, 3, 0.0, 70.0);
+        check(228.0, 0.0, 3, 0.0, "70.000000000000");
         // A burn rate of 3 is free; 5.2 costs 2 * 2.2.
-        check(0.0, 25.0, 0, 3.0, 70.0);
-        check(0.0, 25.0, 0, 5.2, 65.6);
+        check(0.0, 25.0, 0, 3.0, "70.000000000000");
+        check(0.0, 25.0, 0, 5.2, "65.600000000000");
         // A block beyond 25 dollars costs no more than a full one.
-        check(0.0, 50.0, 0, 0.0, 70.0);
+        check(0.0, 50.0, 0, 0.0, "70.000000000000");
         // 100 - 50 - 30 - 75, cut
-        check(456.0, 25.0, 15, 0.0, 0.0);
+        check(456.0, 25.0, 15, 0.0, "0.000000000000");
     }
 
     #[test]

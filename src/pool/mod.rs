@@ -20,6 +20,7 @@ mod limits;
 mod only;
 mod ramp;
 mod rebalance;
+mod refusal;
 mod restore;
 mod select;
 mod session;
@@ -55,6 +56,7 @@ pub use snapshot::{
 
 use explain::CAUSES;
 use lease::Leases;
+use refusal::KnownRefusal;
 use select::Index;
 use session_table::Sessions;
 use strategy::{Lots, STRATEGIES};
@@ -73,6 +75,10 @@ pub struct Pool {
     vacant: Vec<u32>,
     /// The places in the order of the configuration, then those that are being drained.
     order: Vec<u32>,
+    /// Places of members that were removed and have nothing more to do, but whose use would count if they came back.
+    gone: Vec<u32>,
+    /// Whether any of those in `order` is being drained.
+    draining: bool,
     by_id: HashMap<Arc<str>, u32>,
     /// The places of each organisation's members, in the order of the configuration.
     by_organization: HashMap<Arc<str>, Vec<u32>>,
@@ -90,6 +96,10 @@ pub struct Pool {
     /// What happened in calls that could not return it.
     pending: Vec<Effect>,
     decisions: VecDeque<Arc<Decision>>,
+    /// How many of them are refusals.
+    refusals_kept: usize,
+    /// The last refusal that took a look at everybody, as long as it holds.
+    known_refusal: Option<KnownRefusal>,
 }
 
 impl Pool {
@@ -100,6 +110,8 @@ impl Pool {
             subscriptions: Vec::new(),
             vacant: Vec::new(),
             order: Vec::new(),
+            gone: Vec::new(),
+            draining: false,
             by_id: HashMap::new(),
             by_organization: HashMap::new(),
             sessions: Sessions::default(),
@@ -112,6 +124,8 @@ impl Pool {
             timers: BinaryHeap::new(),
             pending: Vec::new(),
             decisions: VecDeque::with_capacity(DECISIONS_KEPT),
+            refusals_kept: 0,
+            known_refusal: None,
         };
         pool.apply(now, settings);
         pool
@@ -128,9 +142,20 @@ impl Pool {
     }
 
     fn remember(&mut self, decision: &Arc<Decision>) {
-        if self.decisions.len() == DECISIONS_KEPT {
-            self.decisions.pop_front();
+        // A request that waits is refused again and again: only what came of it in the end is of interest.
+        if self.refusals_kept > 0 && decision.request.is_some() {
+            let outlived = |known: &Decision| known.chosen.is_none() && known.request == decision.request;
+            if let Some(index) = self.decisions.iter().rposition(|known| outlived(known)) {
+                self.decisions.remove(index);
+                self.refusals_kept -= 1;
+            }
         }
+        if self.decisions.len() == DECISIONS_KEPT
+            && let Some(oldest) = self.decisions.pop_front()
+        {
+            self.refusals_kept -= usize::from(oldest.chosen.is_none());
+        }
+        self.refusals_kept += usize::from(decision.chosen.is_none());
         self.decisions.push_back(Arc::clone(decision));
     }
 

@@ -19,6 +19,12 @@ use super::usage::Figures;
 
 /// Sessions listed for each subscription; the rest is counted.
 const SESSIONS_LISTED: usize = 100;
+/// Members that one part of a look at all of them has at most: what a lock around it costs others stays below 50 us.
+const PART: usize = 64;
+/// A part of the views ends sooner, because a view is much more work: after so many members,
+const VIEWS_A_PART: usize = 8;
+/// or as soon as it lists so many sessions.
+const SESSIONS_A_PART: usize = 100;
 
 /// The pool at one instant.
 #[derive(Clone, Debug, Serialize)]
@@ -233,16 +239,54 @@ pub struct SessionView {
 }
 
 impl Pool {
-    /// Everything, for the operator.
+    /// Everything, for the operator. A pool that others wait for is better looked at in parts.
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {
-        let listed = self.order.iter().map(|&at| self.view(at, now)).collect();
-        Snapshot { at: now, totals: self.totals(now), subscriptions: listed }
+        let mut subscriptions = Vec::with_capacity(self.order.len());
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let (views, rest) = self.views(now, from);
+            subscriptions.extend(views);
+            next = rest;
+        }
+        Snapshot { at: now, totals: self.totals(now), subscriptions }
     }
 
     /// The pool in four figures, up to date at `now`.
     pub fn health(&mut self, now: Timestamp) -> PoolHealth {
         self.advance(now);
         self.totals(now)
+    }
+
+    /// Some members as their operator sees them, from position `from` on, and the position to go on from.
+    pub fn views(&self, now: Timestamp, from: usize) -> (Vec<SubscriptionView>, Option<usize>) {
+        let mut views = Vec::with_capacity(VIEWS_A_PART);
+        let mut sessions = 0;
+        for (position, &at) in self.order.iter().enumerate().skip(from) {
+            if views.len() == VIEWS_A_PART || sessions >= SESSIONS_A_PART {
+                return (views, Some(position));
+            }
+            let view = self.view(at, now);
+            sessions += view.sessions.len();
+            views.push(view);
+        }
+        (views, None)
+    }
+
+    /// What some members add to [`Self::health`], from position `from` on, and the position to go on from. The requests
+    /// and sessions are those of the whole pool.
+    pub fn totals_in_part(&self, now: Timestamp, from: usize) -> (Totals, Option<usize>) {
+        let end = from.saturating_add(PART).min(self.order.len());
+        let part = self.order.get(from..end).unwrap_or_default();
+        (self.totals_of(now, part), (end < self.order.len()).then_some(end))
+    }
+
+    /// When time alone makes one of some members usable that now is not, from position `from` on, and the position to go
+    /// on from.
+    pub fn recovery_in_part(&self, now: Timestamp, from: usize) -> (Option<Timestamp>, Option<usize>) {
+        let end = from.saturating_add(PART).min(self.order.len());
+        let part = self.order.get(from..end).unwrap_or_default();
+        let recovery = part.iter().filter_map(|&at| self.unavailability(at, now)?.until).min();
+        (recovery, (end < self.order.len()).then_some(end))
     }
 
     /// The weeks of at most `most` members from position `from` on, without those that were removed, and the position
@@ -255,20 +299,19 @@ impl Pool {
         (views, (end < self.order.len()).then_some(end))
     }
 
-    /// The earliest instant at which time alone makes a subscription usable that now is not, as far as is known.
-    pub fn recovery_at(&self, now: Timestamp) -> Option<Timestamp> {
-        self.order.iter().filter_map(|&at| self.unavailability(at, now)?.until).min()
+    fn totals(&self, now: Timestamp) -> Totals {
+        self.totals_of(now, &self.order)
     }
 
-    fn totals(&self, now: Timestamp) -> Totals {
+    fn totals_of(&self, now: Timestamp, members: &[u32]) -> Totals {
         // Not from the index: it knows only of times that it was advanced to.
         let can_serve = |at: u32| match self.unavailability(at, now) {
             None => true,
             Some(exclusion) => exclusion.until.is_some_and(|until| until <= now),
         };
         Totals {
-            subscriptions: self.order.len(),
-            eligible: self.order.iter().filter(|&&at| can_serve(at)).count(),
+            subscriptions: members.len(),
+            eligible: members.iter().filter(|&&at| can_serve(at)).count(),
             in_flight: self.leases.len(),
             sessions: self.sessions.len(),
         }
@@ -363,7 +406,8 @@ impl Subscription {
     pub(super) fn status_at(&self, now: Timestamp, figures: &Figures) -> (Status, StatusCause) {
         let Some(outage) = self.outage(now) else { return self.budget_status(now, figures) };
         let status = match outage.cause {
-            super::Cause::Disabled | super::Cause::Removed => Status::Disabled,
+            super::Cause::Disabled => Status::Disabled,
+            super::Cause::Removed => Status::Draining,
             super::Cause::Unauthenticated => Status::Unauthenticated,
             _ => Status::Cooldown,
         };

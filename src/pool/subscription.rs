@@ -165,6 +165,11 @@ impl Subscription {
         }
     }
 
+    /// Whether it was removed and has nothing more to do.
+    pub(super) fn is_gone(&self) -> bool {
+        self.removed.is_some() && self.in_flight == 0
+    }
+
     pub(super) fn id(&self) -> Arc<str> {
         Arc::clone(&self.settings.id)
     }

@@ -50,9 +50,11 @@ impl Pool {
         for at in std::mem::take(&mut self.order) {
             if !listed[at as usize] {
                 self.member_mut(at).removed.get_or_insert(now);
+                self.draining = true;
                 order.push(at);
             }
         }
+        self.gone.retain(|&at| !listed[at as usize]);
         self.order = order;
         self.sort_by_organization();
         for index in 0..self.order.len() {
@@ -103,29 +105,39 @@ impl Pool {
         at
     }
 
-    /// Gives up the places of members that were removed and have nothing left: no lease, no session, no use that
-    /// would count if they came back.
+    /// Takes members that were removed out of sight once their last request has ended, and gives up their places once
+    /// nothing of them is left: no session, no use that would count if they came back.
     fn vacate_drained(&mut self) {
-        let Self { subscriptions, sessions, by_id, by_organization, vacant, excluded, blocks, .. } = self;
+        if !self.draining && self.gone.is_empty() {
+            return;
+        }
+        let Self { subscriptions, sessions, by_id, by_organization, vacant, blocks, gone, draining, .. } = self;
+        *draining = false;
         self.order.retain(|&at| {
+            let member = &subscriptions[at as usize];
+            if !member.is_gone() {
+                *draining |= member.removed.is_some();
+                return true;
+            }
+            if let Some(organization) = &member.settings.organization
+                && let Some(members) = by_organization.get_mut(organization)
+            {
+                members.retain(|other| *other != at);
+            }
+            gone.push(at);
+            false
+        });
+        gone.retain(|&at| {
             let member = &mut subscriptions[at as usize];
             let sessions = sessions.count_at(at, Kind::Explicit) + sessions.count_at(at, Kind::Fingerprint);
-            let drained = member.removed.is_some() && member.in_flight == 0 && sessions == 0 && member.usage.is_empty();
-            if drained {
+            let is_forgotten = sessions == 0 && member.usage.is_empty();
+            if is_forgotten {
                 by_id.remove(&member.settings.id);
                 blocks.remove(&(member.block_cost, at));
                 member.scheduled = None;
-                if let Some(cause) = member.counted.take() {
-                    excluded[cause.index()] -= 1;
-                }
-                if let Some(organization) = &member.settings.organization
-                    && let Some(members) = by_organization.get_mut(organization)
-                {
-                    members.retain(|other| *other != at);
-                }
                 vacant.push(at);
             }
-            !drained
+            !is_forgotten
         });
     }
 
@@ -186,6 +198,7 @@ impl Pool {
 
     /// Brings everything that is derived from a member up to date: score, level, place in the index, next look.
     pub(super) fn refresh(&mut self, at: u32, now: Timestamp) {
+        self.known_refusal = None;
         let sessions = self.explicit_sessions(at);
         let member = &mut self.subscriptions[at as usize];
         member.advance(now, &mut self.pending);
@@ -227,7 +240,7 @@ impl Pool {
     fn placing(&self, at: u32, now: Timestamp, figures: &Figures) -> (Option<Place>, Option<Cause>) {
         let member = self.member(at);
         if let Some(outage) = member.outage(now) {
-            return (None, Some(outage.cause));
+            return (None, (!member.is_gone()).then_some(outage.cause));
         }
         let threshold = self.settings.weekly_budget_threshold;
         let spent = |share| member.budget_spent(now, figures, share);

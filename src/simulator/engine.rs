@@ -222,6 +222,7 @@ impl<'a> Engine<'a> {
                 priority: Priority::Normal,
                 exclude,
                 only: None,
+                request: None,
             },
         );
         let effects = granted.as_ref().map_or(&[][..], |grant| &grant.effects);

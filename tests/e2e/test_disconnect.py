@@ -1,5 +1,7 @@
 """A client that leaves ends the work at once, and leaves nothing behind."""
 
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -141,6 +143,10 @@ def test_no_file_is_left_for_each_request(start: Start, standin: Standin) -> Non
                 break
         events.close()
         proxy.wait_idle()
+        # A process that stays with its conversation has its files as long as it lives.
+        for pid in proxy.cli_processes():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not proxy.cli_processes(), "the last process to be gone")
 
     # The first processes of a profile make files that stay.
     requests()

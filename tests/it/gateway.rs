@@ -175,6 +175,7 @@ pub(super) fn bench_with(
 
 pub(super) fn call(session: &str) -> Call {
     Call {
+        id: format!("request-of-{session}").into(),
         request: Request {
             model: Arc::new(Model::named("claude-sonnet-4-5")),
             system: Vec::new(),

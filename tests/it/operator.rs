@@ -16,7 +16,8 @@ fn bench(backends: &[Arc<Scripted>], adjust: impl FnOnce(&mut auth_pool::pool::S
 }
 
 fn decisions(bench: &Bench, limit: usize, session: Option<&str>, client: Option<&str>) -> Vec<Value> {
-    let filter = DecisionFilter { limit, session: session.map(str::to_owned), client: client.map(str::to_owned) };
+    let filter =
+        DecisionFilter { limit, session: session.map(str::to_owned), client: client.map(str::to_owned), request: None };
     let answer = bench.gateway.decisions(&filter);
     assert!(answer["at"].is_i64(), "{answer}");
     answer["decisions"].as_array().expect("a list").clone()
@@ -58,6 +59,15 @@ async fn decisions_are_found_by_a_session_as_shown_or_as_the_client_calls_it() {
     assert_eq!(hers.len(), 1);
     assert_ne!(hers, mine);
     assert!(decisions(&bench, 100, Some("nobody's"), None).is_empty());
+
+    let of_request = |id: &str| {
+        let filter = DecisionFilter { limit: 100, request: Some(id.to_owned()), ..DecisionFilter::default() };
+        bench.gateway.decisions(&filter)["decisions"].as_array().expect("a list").clone()
+    };
+    let found = of_request("request-of-b");
+    assert_eq!((found.len(), &found[0]["request"]), (1, &"request-of-b".into()));
+    assert_eq!(of_request("request-of-a").len(), 2, "two clients may send the same id");
+    assert!(of_request("request-of-c").is_empty());
 }
 
 #[tokio::test]

@@ -2,10 +2,14 @@
 //!
 //! Decided by the structured fields; words only where a build gives nothing else.
 
+use jiff::tz::TimeZone;
+
+use super::limit_text;
+use super::output::TurnResult;
 use crate::backend::{Failure, FailureKind};
 use crate::conversation::{LimitReport, LimitStatus};
-
-use super::output::TurnResult;
+use crate::runtime::clock;
+use crate::units::Timestamp;
 
 /// What is known when a turn has failed.
 #[derive(Debug, Default)]
@@ -18,10 +22,15 @@ pub(super) struct Evidence {
 
 /// The failure that `result` reports.
 pub(super) fn classify(evidence: &Evidence, result: &TurnResult) -> Failure {
-    Failure::new(kind(evidence, result), result.text.clone())
+    classify_at(evidence, result, clock::now(), &TimeZone::system())
 }
 
-fn kind(evidence: &Evidence, result: &TurnResult) -> FailureKind {
+/// The same at `now`; times in words that name no zone are in `zone`.
+pub(super) fn classify_at(evidence: &Evidence, result: &TurnResult, now: Timestamp, zone: &TimeZone) -> Failure {
+    Failure::new(kind(evidence, result, now, zone), result.text.clone())
+}
+
+fn kind(evidence: &Evidence, result: &TurnResult, now: Timestamp, zone: &TimeZone) -> FailureKind {
     let text = result.text.as_str();
     let word = evidence.assistant_error.as_deref().unwrap_or_default();
     let terminal = result.terminal_reason.as_deref().unwrap_or_default();
@@ -40,18 +49,10 @@ fn kind(evidence: &Evidence, result: &TurnResult) -> FailureKind {
     if result.status == Some(508) {
         return FailureKind::Runaway;
     }
-    if result.status == Some(429) || word == "rate_limit" {
-        // An entitlement ("extra usage is required for long context") is not a spent limit: it must not ground the
-        // subscription for requests that fit.
-        if evidence.limits.as_ref().is_none_or(|limits| limits.window.is_none()) && is_entitlement(text) {
-            return FailureKind::InvalidRequest;
-        }
-        return FailureKind::Limited(evidence.limits.clone().unwrap_or(LimitReport {
-            status: LimitStatus::Rejected,
-            window: None,
-            resets_at: None,
-            windows: Vec::new(),
-        }));
+    let is_limit = result.status == Some(429) || matches!(word, "rate_limit" | "usage_limit_reached");
+    // Some builds report a spent limit in words only.
+    if is_limit || (result.status.is_none() && limit_text::is_limit(text)) {
+        return limited(evidence, limit_text::read(text, now, zone), text);
     }
     match result.status {
         Some(404) => FailureKind::ModelNotFound,
@@ -63,6 +64,24 @@ fn kind(evidence: &Evidence, result: &TurnResult) -> FailureKind {
             _ => FailureKind::Unavailable { status },
         },
     }
+}
+
+/// A limit or a throttle: by the rejection that came before, and where that is silent, by the words.
+fn limited(evidence: &Evidence, told: limit_text::Told, text: &str) -> FailureKind {
+    // An entitlement ("extra usage is required for long context") is not a spent limit: it must not ground the
+    // subscription for requests that fit.
+    if evidence.limits.as_ref().is_none_or(|limits| limits.window.is_none()) && is_entitlement(text) {
+        return FailureKind::InvalidRequest;
+    }
+    let none = LimitReport { status: LimitStatus::Rejected, window: None, resets_at: None, windows: Vec::new() };
+    let mut report = evidence.limits.clone().unwrap_or(none);
+    report.window = report.window.or(told.window);
+    report.resets_at = report.resets_at.or(told.resets_at);
+    // Money does not come back by waiting: without a reset this is for the owner.
+    if report.resets_at.is_none() && limit_text::is_out_of_credit(text) {
+        return FailureKind::Billing;
+    }
+    FailureKind::Limited(report)
 }
 
 fn is_entitlement(text: &str) -> bool {

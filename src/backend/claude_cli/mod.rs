@@ -15,6 +15,7 @@ mod features;
 mod input;
 mod key;
 mod launch;
+mod limit_text;
 mod live;
 mod login;
 mod options;
@@ -22,6 +23,8 @@ mod output;
 mod places;
 mod probe;
 mod process;
+#[cfg(test)]
+pub(crate) mod replay;
 mod script;
 mod spares;
 mod spawns;

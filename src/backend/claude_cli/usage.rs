@@ -94,7 +94,7 @@ struct Usage {
 }
 
 /// The windows in an answer; `None` if it tells of none.
-fn read(line: &[u8]) -> Option<LimitReport> {
+pub(super) fn read(line: &[u8]) -> Option<LimitReport> {
     let windows = serde_json::from_slice::<Answer>(line).ok()?.response.response.rate_limits?;
     let window_use = |(name, told): (&String, &Value)| {
         let utilization = told["utilization"].as_f64().filter(|percent| percent.is_finite())? / 100.0;

@@ -74,7 +74,7 @@ impl Look {
         let colour = match status {
             "available" => Colour::Good,
             "approaching" => Colour::Warning,
-            "disabled" => Colour::Dim,
+            "disabled" | "draining" => Colour::Dim,
             _ => Colour::Bad,
         };
         self.paint(&format!("{:width$}", clip(text, width)), colour)

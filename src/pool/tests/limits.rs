@@ -184,7 +184,7 @@ fn the_refusal_says_what_ends_first() {
     world.observe("s2", &report(LimitStatus::Rejected, Some(Window::FiveHour), Some(world.now + HOUR)));
     let refusal = world.acquire(&ask("a")).unwrap_err();
     assert_eq!((refusal.reason, refusal.retry_at), (RefusalReason::ProviderLimited, Some(world.now + HOUR)));
-    assert_eq!(world.pool.recovery_at(world.now), Some(world.now + HOUR));
+    assert_eq!(world.pool.recovery_in_part(world.now, 0), (Some(world.now + HOUR), None));
 }
 
 #[test]

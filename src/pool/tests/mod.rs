@@ -141,6 +141,7 @@ fn ask(session: &str) -> Ask<'static> {
         priority: Priority::Normal,
         exclude: &[],
         only: None,
+        request: None,
     }
 }
 

@@ -21,14 +21,22 @@ fn who_is_removed_finishes_what_runs_and_its_sessions_rotate() {
     world.pool.apply(world.now, settings(vec![member("s1")]));
     assert_eq!(world.pool.in_flight(), 1);
     let view = world.view("s0");
-    assert_eq!((view.status, view.status_cause.source), (Status::Disabled, Source::Configuration));
+    assert_eq!((view.status, view.status_cause.source), (Status::Draining, Source::Configuration));
     let grant = world.request("a");
     let rotated = |effect: &Effect| matches!(effect, Effect::Rotation { cause, .. } if cause.contains("removed"));
     assert!(grant.effects.iter().any(rotated));
     assert_eq!(&*grant.subscription, "s1");
     world.finish(&running, Outcome::Completed, 2.0);
     assert!((world.view("s0").weekly_used - 2.0).abs() < 1e-9);
-    // It is remembered as long as what it used would count, and then gone.
+    // With its last request it is out of sight.
+    world.pool.tick(world.now);
+    assert_eq!(world.pool.snapshot(world.now).totals.subscriptions, 1);
+    let refused = world.acquire(&Ask { exclude: &[Arc::from("s1")], ..ask("b") }).unwrap_err();
+    assert_eq!(refused.decision.candidates.len(), 1);
+    // It is remembered as long as what it used would count.
+    world.pool.apply(world.now, settings(vec![member("s0"), member("s1")]));
+    assert!((world.view("s0").weekly_used - 2.0).abs() < 1e-9);
+    world.pool.apply(world.now, settings(vec![member("s1")]));
     world.wait(DAY * 7);
     world.pool.tick(world.now);
     world.pool.tick(world.now);

@@ -237,3 +237,55 @@ fn the_last_256_decisions_are_kept() {
     assert_eq!(world.pool.decisions().count(), 256);
     assert_eq!(world.pool.decisions().next().unwrap().reason, Reason::Sticky);
 }
+
+#[test]
+fn a_large_pool_tells_when_it_recovers_without_a_look_at_everybody_each_time() {
+    let mut world = World::new(150);
+    let all: Vec<Arc<str>> = world.pool.snapshot(world.now).subscriptions.iter().map(|view| view.id.clone()).collect();
+    for (hours, id) in (2..).zip(&all) {
+        let rejected = LimitReport {
+            status: LimitStatus::Rejected,
+            window: Some(Window::SevenDay),
+            resets_at: Some(world.now + HOUR * hours.min(100)),
+            windows: Vec::new(),
+        };
+        world.pool.observe(world.now, id, &rejected);
+    }
+    let first = world.now + HOUR * 2;
+    for _ in 0..3 {
+        let refused = world.acquire(&ask("a")).unwrap_err();
+        assert_eq!((refused.reason, refused.retry_at), (RefusalReason::ProviderLimited, Some(first)));
+        assert_eq!(refused.decision.excluded, [ExcludedCount { cause: Cause::ProviderLimit, count: 150 }]);
+    }
+    // Another question has its own answer: this family would not be served then either.
+    let opus = LimitReport {
+        status: LimitStatus::Rejected,
+        window: Some(Window::SevenDayFamily(Family::Opus)),
+        resets_at: Some(first + MINUTE),
+        windows: Vec::new(),
+    };
+    world.pool.observe(world.now, &all[0], &opus);
+    assert_eq!(world.acquire(&ask("a")).unwrap_err().retry_at, Some(first));
+    // What was known holds until its time, and no longer.
+    world.now = first - MOMENT;
+    assert!(world.acquire(&ask("a")).is_err());
+    world.now = first;
+    assert_eq!(&*world.acquire(&ask("a")).unwrap().subscription, &*all[0]);
+    // A change is noticed at once.
+    assert!(world.acquire(&Ask { family: Family::Opus, ..ask("b") }).is_err());
+    world.pool.restore(world.now, &all[77]);
+    assert_eq!(&*world.acquire(&Ask { family: Family::Opus, ..ask("b") }).unwrap().subscription, &*all[77]);
+}
+
+#[test]
+fn a_large_pool_that_is_busy_says_so() {
+    let mut world = World::with(settings(
+        (0..150).map(|at| SubscriptionSettings { max_concurrent: 1, ..member(&format!("s{at}")) }).collect(),
+    ));
+    let grants: Vec<_> = (0..150).map(|number| world.acquire(&ask(&format!("c{number}"))).unwrap()).collect();
+    let refused = world.acquire(&ask("late")).unwrap_err();
+    assert_eq!((refused.reason, refused.retry_at), (RefusalReason::Busy, None));
+    assert_eq!(refused.decision.excluded, [ExcludedCount { cause: Cause::RequestsFull, count: 150 }]);
+    world.finish(&grants[99], Outcome::Completed, 0.1);
+    assert_eq!(world.acquire(&ask("late")).unwrap().subscription, grants[99].subscription);
+}

@@ -94,3 +94,46 @@ fn weeks_are_seen_in_parts_and_as_the_snapshot_shows_them() {
     assert_eq!((weeks[1].week_ends, weeks[2].week_ends), (None, Some(world.now + DAY)));
     assert_eq!(world.pool.usage_views(world.now, 100, 3), (Vec::new(), None));
 }
+
+#[test]
+fn a_request_that_waits_leaves_one_decision() {
+    let mut world = World::with(settings(vec![SubscriptionSettings { max_concurrent: 1, ..member("s0") }]));
+    let waits = Ask { request: Some("r2".into()), ..ask("b") };
+    let first = world.acquire(&Ask { request: Some("r1".into()), ..ask("a") }).unwrap();
+    for _ in 0..3 {
+        assert_eq!(reason(world.acquire(&waits)), RefusalReason::Busy);
+    }
+    let of_request = |world: &World| {
+        let all = world.pool.decisions().filter(|decision| decision.request.as_deref() == Some("r2"));
+        all.map(|decision| decision.reason).collect::<Vec<_>>()
+    };
+    assert_eq!(of_request(&world), [Reason::Refused]);
+    world.finish(&first, Outcome::Completed, 0.0);
+    world.acquire(&waits).unwrap();
+    assert_eq!(of_request(&world), [Reason::Best]);
+    assert_eq!(world.pool.decisions().count(), 2);
+}
+
+#[test]
+fn parts_are_the_whole() {
+    let mut world = World::new(150);
+    world.turn("a", 20.0);
+    let whole = world.pool.snapshot(world.now);
+    assert_eq!(whole.subscriptions.len(), 150);
+    let (mut views, mut next, mut parts) = (0, Some(0), 0);
+    while let Some(from) = next {
+        let (part, rest) = world.pool.views(world.now, from);
+        let ids: Vec<_> = part.iter().map(|view| Arc::clone(&view.id)).collect();
+        let expected: Vec<_> = whole.subscriptions[from..].iter().take(ids.len()).map(|view| view.id.clone()).collect();
+        assert_eq!(ids, expected);
+        (views, next, parts) = (views + part.len(), rest, parts + 1);
+    }
+    assert!(views == 150 && parts >= 19, "{views} in {parts}");
+    let (mut subscriptions, mut eligible, mut next) = (0, 0, Some(0));
+    while let Some(from) = next {
+        let (part, rest) = world.pool.totals_in_part(world.now, from);
+        assert_eq!(part.sessions, 1);
+        (subscriptions, eligible, next) = (subscriptions + part.subscriptions, eligible + part.eligible, rest);
+    }
+    assert_eq!((subscriptions, eligible), (whole.totals.subscriptions, whole.totals.eligible));
+}

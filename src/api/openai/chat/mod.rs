@@ -51,6 +51,7 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, body: Bytes) -> Result<R
     };
     let is_structured = chat.request.options.output_check.is_some();
     let call = Call {
+        id: Arc::clone(&caller.request_id),
         request: chat.request,
         session: chat.session,
         client: Arc::clone(&caller.client),
