@@ -169,9 +169,9 @@ async fn alerts_test_sends_one_of_each_and_says_how_each_fared() {
     let mut expected = kinds.to_vec();
     expected.sort_unstable();
     assert_eq!(arrived, expected);
-    assert!(out.contains("usage_threshold 80 %               webhook  ok      delivered\n"), "{out}");
-    assert!(out.contains("usage_threshold 80 %               log      ok      logged\n"), "{out}");
-    assert!(out.contains("quota_alert 100 %                  log      ok      logged"), "{out}");
+    assert!(out.contains("usage_threshold 80 %  webhook  ok      delivered\n"), "{out}");
+    assert!(out.contains("usage_threshold 80 %  log      ok      logged\n"), "{out}");
+    assert!(out.contains("quota_alert 100 %     log      ok      logged"), "{out}");
     assert!(err.contains("Test: Subscription sub1 at 80% weekly budget"), "{err}");
 }
 

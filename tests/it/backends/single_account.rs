@@ -21,8 +21,11 @@ fn empty(dir: &Path) -> PathBuf {
 fn the_key_alone_is_a_pool_of_one() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path().to_str().unwrap();
-    for vars in [vec![("ANTHROPIC_API_KEY", "sk-x")], vec![("ANTHROPIC_API_KEY", "sk-x"), ("HOME", home), ("PATH", "")]]
-    {
+    let state = ("AUTH_POOL_STATE_DIR", home);
+    for vars in [
+        vec![("ANTHROPIC_API_KEY", "sk-x"), state],
+        vec![("ANTHROPIC_API_KEY", "sk-x"), state, ("HOME", home), ("PATH", "")],
+    ] {
         let config = load(&vars).unwrap();
         assert_eq!(config.warnings, []);
         let [only] = config.subscriptions.as_slice() else { panic!("{config:?}") };
