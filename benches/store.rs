@@ -64,6 +64,7 @@ fn gateway() -> PooledGateway {
     let tasks = Tasks::default();
     let spares = SpareSettings {
         max_processes: 1,
+        max_memory: u64::MAX,
         max_spares: 0,
         spares_per_kind: 0,
         idle_timeout: Duration::from_secs(60),
@@ -73,6 +74,7 @@ fn gateway() -> PooledGateway {
     let backend: Arc<dyn Backend> = Arc::new(Instantly);
     let backends: HashMap<_, _> = names.into_iter().map(|name| (name, Arc::clone(&backend))).collect();
     let gateway = gateway::Settings {
+        max_repeats: None,
         max_attempts: 3,
         deadline: Duration::from_secs(600),
         rebalancing: RebalanceSettings { enabled: false, cost_gap: MicroUsd::ZERO, max_moves: 0 },

@@ -8,11 +8,11 @@
 //! |---|---|---|
 //! | `main.rs` | arguments, logging, exit code; nothing else | `cli`, `config` |
 //! | [`cli`] | the commands: `serve`, `demo`, `status`, `accounts`, `keys`, `config`, `alerts`, `doctor`, `simulate`, `standin` | everything below |
-//! | [`doctor`] | checks what a pool needs, one finding each: machine, configuration, CLI, logins, services | `app`, `backend`, `config`, `selftest`, `runtime` |
+//! | [`doctor`] | checks what a pool needs, one finding each: machine, configuration, CLI, logins, services | `app`, `backend`, `config`, `selftest`, `shared`, `store`, `runtime` |
 //! | [`app`] | composition root: builds every part from the configuration; owns run, reload and stop | everything below |
 //! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `admin`, `gateway`, `runtime` |
 //! | [`api`] | what clients speak, one folder a dialect, and the operator's views | `admin`, `gateway`, `conversation` |
-//! | [`gateway`] | one request's life: lease (or a place in the queue) -> run -> classify -> retry elsewhere -> finish | `pool`, `backend`, `conversation`, `runtime` |
+//! | [`gateway`] | one request's life: lease (or a place in the queue) -> run -> classify -> retry elsewhere -> finish | `pool`, `shared`, `backend`, `conversation`, `runtime` |
 //! | [`backend`] | executes a request: the official `claude` CLI, or the Messages API with a key | `conversation`, `runtime` |
 //! | [`pool`] | the brain, pure: (now, command) -> (decision, effects); no I/O, no clock, no tokio | `conversation` |
 //! | [`shared`] | what several replicas have in common, kept in Redis: limits, leases, sessions, news | `pool`, `conversation`, `runtime` |

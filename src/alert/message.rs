@@ -28,6 +28,8 @@ pub enum Kind {
     AuthFailed,
     /// A subscription can be used again.
     Recovered,
+    /// The server that replicas share is out of reach, so that each counts by itself.
+    ReplicasApart,
     /// The store does not take what is to be kept over a restart.
     StoreFailed,
 }
@@ -43,6 +45,7 @@ impl Kind {
             Self::LimitReached => "limit_reached",
             Self::AuthFailed => "auth_failed",
             Self::Recovered => "recovered",
+            Self::ReplicasApart => "replicas_apart",
             Self::StoreFailed => "store_failed",
         }
     }

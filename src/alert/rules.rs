@@ -54,6 +54,8 @@ pub enum Trigger {
     AuthFailed,
     /// A subscription can be used again.
     Recovered,
+    /// The server that replicas share is out of reach.
+    ReplicasApart,
 }
 
 impl Trigger {
@@ -67,6 +69,7 @@ impl Trigger {
             Self::LimitReached => Kind::LimitReached,
             Self::AuthFailed => Kind::AuthFailed,
             Self::Recovered => Kind::Recovered,
+            Self::ReplicasApart => Kind::ReplicasApart,
         }
     }
 }
@@ -303,16 +306,22 @@ fn whole_percent(share: f64) -> String {
 struct Event {
     kind: Kind,
     severity: Severity,
-    subscription: Arc<str>,
+    /// Whom it is about, if about one.
+    subscription: Option<Arc<str>>,
     message: String,
     details: Vec<(&'static str, Value)>,
+    /// Whether it says that an earlier one is over.
+    resolved: bool,
 }
 
 impl Event {
     fn of(effect: &Effect) -> Option<Self> {
         let event = |kind, severity, subscription: &Arc<str>, message, details| {
-            let subscription = Arc::clone(subscription);
-            Some(Self { kind, severity, subscription, message, details })
+            let subscription = Some(Arc::clone(subscription));
+            Some(Self { kind, severity, subscription, message, details, resolved: false })
+        };
+        let of_replicas = |severity, message, details, resolved| {
+            Some(Self { kind: Kind::ReplicasApart, severity, subscription: None, message, details, resolved })
         };
         match effect {
             Effect::Rotation { session, from, to, cause } => event(
@@ -372,11 +381,24 @@ impl Event {
                 format!("Subscription {subscription} can be used again: {cause}"),
                 vec![("cause", cause.as_str().into())],
             ),
+            Effect::ReplicasApart { cause } => of_replicas(
+                Severity::Warning,
+                format!("Redis is out of reach, each replica counts by itself: {cause}"),
+                vec![("cause", cause.as_str().into())],
+                false,
+            ),
+            Effect::ReplicasTogether { after_seconds } => of_replicas(
+                Severity::Info,
+                format!("Redis answers again after {after_seconds} s, limits hold for all replicas together"),
+                vec![("afterSeconds", (*after_seconds).into())],
+                true,
+            ),
             // Throttles and open breakers last for seconds or minutes, and the rebalancer only tidies up: nobody is
             // woken for that. They are in the log and in the metrics.
             Effect::StatusChanged { .. }
             | Effect::Throttled { .. }
             | Effect::BreakerOpened { .. }
+            | Effect::RunawayGuard { .. }
             | Effect::Moved { .. } => None,
         }
     }
@@ -384,16 +406,18 @@ impl Event {
     fn key(&self) -> EventKey {
         let limit = match effect_cause(&self.details) {
             Some(cause) if self.kind == Kind::LimitReached => cause,
+            // The end of something is no repetition of its beginning.
+            _ if self.resolved => "resolved",
             _ => "",
         };
-        (self.kind, Arc::clone(&self.subscription), limit.to_owned())
+        (self.kind, self.subscription.clone().unwrap_or_default(), limit.to_owned())
     }
 
     fn alert(self, now: Timestamp, week: Option<&UsageView>) -> Alert {
-        let Self { kind, severity, subscription, message, details } = self;
+        let Self { kind, severity, subscription, message, details, resolved } = self;
         let mut data = week.map_or_else(Map::new, |week| figures(week, now));
         data.extend(details.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        Alert { at: now, kind, severity, subscription: Some(subscription), message, data, resolved: false }
+        Alert { at: now, kind, severity, subscription, message, data, resolved }
     }
 }
 

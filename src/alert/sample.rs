@@ -57,6 +57,7 @@ fn effect(trigger: &Trigger, id: &Arc<str>, now: Timestamp) -> Option<Effect> {
         Trigger::AuthFailed => Some(Effect::AuthFailed { subscription, cause }),
         Trigger::Recovered => Some(Effect::Recovered { subscription, cause }),
         Trigger::Failover => Some(Effect::Failover { session: "test".to_owned(), backend: "test".into(), cause }),
+        Trigger::ReplicasApart => Some(Effect::ReplicasApart { cause }),
         Trigger::UsageThreshold { .. } | Trigger::Quota { .. } => None,
     }
 }

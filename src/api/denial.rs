@@ -70,6 +70,8 @@ pub enum Denial {
     },
     /// The body ended in the middle, or its framing is wrong.
     BrokenBody,
+    /// The request was caused by this very program.
+    Loop,
     /// The server itself is at fault.
     Internal,
 }

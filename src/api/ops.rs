@@ -1,12 +1,14 @@
 //! What operators and their monitors read.
 
+use std::iter;
+
 use http::StatusCode;
 use percent_encoding::percent_decode_str;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::openai::error::Error;
 use super::{Invalid, InvalidKind, Reply};
-use crate::gateway::{DecisionFilter, Gateway};
+use crate::gateway::{DecisionFilter, Gateway, PartHealth};
 
 /// Decisions that are shown unless the operator asks for another number.
 const DEFAULT_DECISIONS: usize = 20;
@@ -21,14 +23,40 @@ pub fn live() -> Reply {
     Reply::json(StatusCode::OK, &json!({ "status": "ok" }))
 }
 
-/// `GET /health/ready`: new requests can be served, or why not.
+/// `GET /health/ready`: new requests can be served, or why not; and how everything is doing.
 pub fn ready(gateway: &dyn Gateway) -> Reply {
-    match gateway.ready() {
-        Ok(()) => Reply::json(StatusCode::OK, &json!({ "status": "ready" })),
+    let ready = gateway.ready();
+    let checks = checks(gateway, ready.is_ok());
+    match ready {
+        Ok(()) => Reply::json(StatusCode::OK, &json!({ "status": "ready", "checks": checks })),
         Err(reason) => {
-            Reply::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not_ready", "reason": reason }))
+            let answer = json!({ "status": "not_ready", "reason": reason, "checks": checks });
+            Reply::json(StatusCode::SERVICE_UNAVAILABLE, &answer)
         }
     }
+}
+
+/// The pool and everything that it stands on. None of the services is needed to serve: who goes on without one is ready.
+fn checks(gateway: &dyn Gateway, serves: bool) -> Map<String, Value> {
+    let pool = gateway.health().pool;
+    let pool = json!({
+        "status": if serves { "ok" } else { "down" },
+        "subscriptions": pool.subscriptions,
+        "eligible": pool.eligible,
+    });
+    let services = gateway.services().into_iter().map(|(name, health)| (name.to_owned(), json!(health)));
+    iter::once(("pool".to_owned(), pool)).chain(services).collect()
+}
+
+/// `GET /health/redis`, `GET /health/db`: one service that the program stands on. 503 when it is down; one that nobody
+/// configured is not down.
+pub fn service(gateway: &dyn Gateway, name: &str) -> Reply {
+    let services = gateway.services();
+    let Some((_, health)) = services.into_iter().find(|(known, _)| *known == name) else {
+        return Reply::json(StatusCode::OK, &PartHealth::absent("this server has none"));
+    };
+    let status = if health.is_well() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Reply::json(status, &health)
 }
 
 /// `GET /debug/auth-pool`: everything the pool knows. For the operator only.

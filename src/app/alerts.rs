@@ -88,6 +88,7 @@ fn rules(config: &Config) -> impl Iterator<Item = Rule> {
             RuleKind::LimitReached => Trigger::LimitReached,
             RuleKind::AuthFailed => Trigger::AuthFailed,
             RuleKind::Recovered => Trigger::Recovered,
+            RuleKind::ReplicasApart => Trigger::ReplicasApart,
         },
         channels: rule.channels.iter().filter_map(|channel| channel_of(*channel)).collect(),
     })

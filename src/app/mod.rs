@@ -12,6 +12,7 @@ mod parts;
 mod recording;
 mod registry;
 mod reload;
+mod replicas;
 mod upkeep;
 mod usage_poll;
 
@@ -79,6 +80,7 @@ impl App {
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
         let cwd = tempfile::Builder::new().prefix("workspace-").tempdir().context("no directory for CLI processes")?;
         let claude = ClaudeCli::new(parts::spare_settings(&config), &tasks);
+        claude.set_max_spawns(parts::max_spawns(&config));
         let http = HttpBackends::new(&config, &all_env)?;
         let profiles = parts::Profiles { env: all_env, claude: claude.clone(), cwd: cwd.path().to_owned() };
         let backends = profiles.backends(&config);
@@ -105,8 +107,13 @@ impl App {
             let alerts = alerts.clone();
             move || alerts.view()
         });
+        replicas::start(&pool, &gateway, &config, &env, &tasks, &stop).await?;
         let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
         gateway.show_in_debug("cli", cli_watch.view(&claude));
+        gateway.show_in_debug("memory", {
+            let claude = claude.clone();
+            move || serde_json::json!(claude.memory())
+        });
         if let Some(recording) = &recording {
             recording.connect(&gateway, &alerts, &pool, &config, &stop);
         }

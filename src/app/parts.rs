@@ -1,6 +1,7 @@
 //! From the configuration's words to each part's own settings.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZero;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::config::{self, Config, Env, Source};
 use crate::conversation::Catalog;
 use crate::gateway::{self, Backends, QueueSettings};
 use crate::pool::{self, CapacityLimits, Pool, SelectionSettings, SubscriptionSettings};
-use crate::runtime::clock;
+use crate::runtime::{clock, memory};
 use crate::server;
 use crate::units::MicroUsd;
 
@@ -26,14 +27,17 @@ const FALLBACK_ALIASES: [(&str, &str); 3] =
 /// The model that spares are made for before the first request tells which is in demand.
 const DEFAULT_ALIAS: &str = "sonnet";
 
+/// Starts of the CLI that keep one core busy for a minute, at half a second each.
+const SPAWNS_A_CORE: usize = 120;
+
 /// Spares of a kind that nobody asked for this long are killed.
 const SPARE_IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// A session without a request for this long is idle, and may be moved.
-const SESSION_IDLE_AFTER: Duration = Duration::from_mins(5);
+pub(super) const SESSION_IDLE_AFTER: Duration = Duration::from_mins(5);
 
 /// A session without a request for this long is released.
-const SESSION_STALE_AFTER: Duration = Duration::from_hours(1);
+pub(super) const SESSION_STALE_AFTER: Duration = Duration::from_hours(1);
 
 pub(super) type CliBackends = Vec<(Arc<str>, ClaudeCliBackend)>;
 
@@ -44,12 +48,18 @@ pub(super) fn spare_settings(config: &Config) -> SpareSettings {
     let max_processes = claude.max_processes as usize;
     SpareSettings {
         max_processes,
+        max_memory: max_memory(config),
         // Never so many that no place is left for answers.
         max_spares: (subscriptions * claude.spares_per_subscription as usize).min(max_processes / 2),
         spares_per_kind: claude.spares_per_subscription as usize,
         idle_timeout: SPARE_IDLE_TIMEOUT,
         max_line_bytes: usize::try_from(claude.max_line_bytes).unwrap_or(usize::MAX),
     }
+}
+
+/// Bytes that all CLI processes together may take: unless it is said, half of what this program and they may use.
+pub(super) fn max_memory(config: &Config) -> u64 {
+    config.claude.max_memory.or_else(|| memory::limit().map(|bytes| bytes / 2)).unwrap_or(u64::MAX)
 }
 
 /// What makes a subscription of the configuration a backend.
@@ -152,11 +162,28 @@ pub(super) fn gateway_settings(config: &Config) -> gateway::Settings {
     gateway::Settings {
         max_attempts: if selection.retry_on_failure { selection.max_retries } else { 1 },
         deadline: config.claude.total_timeout,
+        max_repeats: max_repeats(config),
         rebalancing: rebalancing(config),
         queue: QueueSettings {
             max_waiting: config.server.queue.max_waiting as usize,
             timeout: config.server.queue.timeout,
         },
+    }
+}
+
+fn max_repeats(config: &Config) -> Option<u32> {
+    let guard = config.runaway_guard;
+    (guard.enabled && guard.repeated_prompts > 0).then_some(guard.repeated_prompts)
+}
+
+/// CLI processes that may be started within a minute.
+pub(super) fn max_spawns(config: &Config) -> usize {
+    let guard = config.runaway_guard;
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    match guard.spawns_per_minute {
+        _ if !guard.enabled => usize::MAX,
+        Some(most) => most as usize,
+        None => cores * SPAWNS_A_CORE,
     }
 }
 

@@ -114,6 +114,8 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     let backends = parts::as_backends(backends, target.http.subscriptions(new));
     target.gateway.route(target.http.routing(new));
     target.gateway.replace(backends, catalog, parts::gateway_settings(new));
+    target.profiles.claude.set_max_memory(parts::max_memory(new));
+    target.profiles.claude.set_max_spawns(parts::max_spawns(new));
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.gateway.clients().apply(super::clients::rules(new));
     target.server.store(Arc::new(parts::server_settings(new)));
@@ -142,6 +144,7 @@ fn refuse(target: &Target, problems: &Problems) {
 /// Changed fields that are read once.
 fn needs_restart<'a>(old: &Config, new: &Config) -> impl Iterator<Item = &'a str> {
     let (old_server, new_server) = (&old.server, &new.server);
+    let (old_tracking, new_tracking) = (&old.capacity_tracking, &new.capacity_tracking);
     let changed = [
         ("server.listen", old_server.listen != new_server.listen),
         ("server.maxConnections", old_server.max_connections != new_server.max_connections),
@@ -149,6 +152,10 @@ fn needs_restart<'a>(old: &Config, new: &Config) -> impl Iterator<Item = &'a str
         ("claude.maxProcesses", old.claude.max_processes != new.claude.max_processes),
         ("claude.sparesPerSubscription", old.claude.spares_per_subscription != new.claude.spares_per_subscription),
         ("claude.maxLineBytes", old.claude.max_line_bytes != new.claude.max_line_bytes),
+        ("capacityTracking.redisKeyPrefix", old_tracking.redis_key_prefix != new_tracking.redis_key_prefix),
+        ("capacityTracking.redisTTLSeconds", old_tracking.redis_ttl != new_tracking.redis_ttl),
+        ("capacityTracking.redisTimeout", old_tracking.redis_timeout != new_tracking.redis_timeout),
+        ("capacityTracking.syncIntervalSeconds", old_tracking.sync_interval != new_tracking.sync_interval),
         ("store", old.store != new.store),
         ("rebalancing.enabled", old.rebalancing.enabled != new.rebalancing.enabled),
         ("rebalancing.intervalSeconds", old.rebalancing.interval != new.rebalancing.interval),

@@ -59,7 +59,12 @@ async fn log_effects(pool: SharedPool, stop: CancellationToken) {
 fn log(effect: &Effect) {
     let details = serde_json::to_string(effect).unwrap_or_default();
     match effect {
-        Effect::LimitReached { .. } | Effect::AuthFailed { .. } => warn!(event = details, "pool"),
+        Effect::LimitReached { .. }
+        | Effect::AuthFailed { .. }
+        | Effect::ReplicasApart { .. }
+        | Effect::RunawayGuard { .. } => {
+            warn!(event = details, "pool");
+        }
         _ => info!(event = details, "pool"),
     }
 }

@@ -39,6 +39,8 @@ pub enum FailureKind {
     InvalidRequest,
     /// The installed CLI cannot do what the request needs.
     Lacking,
+    /// Something goes in circles: too many processes were started, or the provider's address leads back to this program.
+    Runaway,
     /// The process could not be started.
     Spawn,
     /// All processes that may run are running.
@@ -83,6 +85,7 @@ impl Failure {
             FailureKind::Limited(_) | FailureKind::Unauthenticated | FailureKind::Billing => Fault::Subscription,
             FailureKind::Unavailable { .. } | FailureKind::TimedOut { .. } => Fault::Provider,
             FailureKind::Lacking
+            | FailureKind::Runaway
             | FailureKind::Spawn
             | FailureKind::NoProcess
             | FailureKind::Crashed
@@ -96,7 +99,10 @@ impl Failure {
             // Another subscription may have the model.
             FailureKind::ModelNotFound => true,
             // Processes are the machine's, not the subscription's.
-            FailureKind::Lacking | FailureKind::NoProcess | FailureKind::TimedOut { timer: "total" } => false,
+            FailureKind::Lacking
+            | FailureKind::Runaway
+            | FailureKind::NoProcess
+            | FailureKind::TimedOut { timer: "total" } => false,
             _ => self.fault() != Fault::Client,
         }
     }

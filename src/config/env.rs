@@ -28,6 +28,8 @@ pub const SLACK_WEBHOOK_URL: &str = "SLACK_WEBHOOK_URL";
 pub const ANTHROPIC_API_KEY: &str = "ANTHROPIC_API_KEY";
 /// The directory for what this program keeps between runs.
 pub const AUTH_POOL_STATE_DIR: &str = "AUTH_POOL_STATE_DIR";
+/// The server that several replicas share. Can hold a password.
+pub const REDIS_URL: &str = "REDIS_URL";
 /// Where things are kept over restarts.
 pub const DATABASE_URL: &str = "DATABASE_URL";
 /// The service's state directory, as systemd names it.

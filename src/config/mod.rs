@@ -13,6 +13,7 @@ mod problem;
 mod raw;
 mod schema;
 mod sections;
+mod size;
 mod span;
 mod store;
 mod structure;
@@ -30,7 +31,7 @@ pub use model::{
 };
 pub use problem::{FieldPath, Place, Problem, Problems};
 pub use schema::json_schema;
-pub use sections::{AccountSelection, QuotaAlerts, QuotaChannels, QuotaThresholds, RateLimit, Strategy};
+pub use sections::{AccountSelection, QuotaAlerts, QuotaChannels, QuotaThresholds, RateLimit, RunawayGuard, Strategy};
 pub use store::{Store, StorePlace};
 pub use watch::Watcher;
 

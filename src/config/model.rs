@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
-use super::sections::{AccountSelection, QuotaAlerts, RateLimit, Strategy};
+use super::sections::{AccountSelection, QuotaAlerts, RateLimit, RunawayGuard, Strategy};
 use super::store::Store;
 use crate::units::{MicroUsd, Timestamp};
 
@@ -65,6 +65,8 @@ pub struct Config {
     pub client_keys: Vec<ClientKey>,
     /// How a subscription is chosen.
     pub account_selection: AccountSelection,
+    /// What stops programs that have run away.
+    pub runaway_guard: RunawayGuard,
     /// When a failing subscription is left alone.
     pub circuit_breaker: CircuitBreaker,
     /// Alerts on the share of a budget that is used.
@@ -299,6 +301,8 @@ pub enum RuleKind {
     AuthFailed,
     /// A subscription can be used again.
     Recovered,
+    /// The server that replicas share is out of reach.
+    ReplicasApart,
 }
 
 /// Where alerts go.
@@ -328,6 +332,8 @@ pub struct Claude {
     pub total_timeout: Duration,
     /// CLI processes at the same time, over all subscriptions.
     pub max_processes: u32,
+    /// Bytes that all of them together may take; `None` is half of the machine's memory.
+    pub max_memory: Option<u64>,
     /// Processes started ahead of need for each subscription.
     pub spares_per_subscription: u32,
     /// The longest line accepted from the CLI, in bytes.
@@ -446,4 +452,6 @@ pub struct CapacityTracking {
     pub redis_key_prefix: String,
     /// How long a shared counter lives without use.
     pub redis_ttl: Duration,
+    /// How long one request waits for the shared counters before it is counted here only.
+    pub redis_timeout: Duration,
 }

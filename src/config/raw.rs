@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::model::{Channel, Kind, Priority, Scope};
-use super::sections::{AccountSelection, QuotaAlerts, RateLimit, Strategy, without_holes};
+use super::sections::{AccountSelection, QuotaAlerts, RateLimit, RunawayGuard, Strategy, without_holes};
+use super::size::Size;
 use super::span::Span;
 use super::store;
 
@@ -49,6 +50,8 @@ pub(super) struct File {
     pub(super) client_keys: Vec<Option<ClientKey>>,
     /// How a subscription is chosen.
     pub(super) account_selection: AccountSelection,
+    /// What stops programs that have run away.
+    pub(super) runaway_guard: RunawayGuard,
     /// When a failing subscription is left alone.
     pub(super) circuit_breaker: CircuitBreaker,
     /// Alerts on the share of a budget that is used.
@@ -85,6 +88,7 @@ impl Default for File {
             server: Server::default(),
             client_keys: Vec::new(),
             account_selection: AccountSelection::default(),
+            runaway_guard: RunawayGuard::default(),
             circuit_breaker: CircuitBreaker::default(),
             quota_alerts: QuotaAlerts::default(),
             capacity_tracking: CapacityTracking::default(),
@@ -328,6 +332,8 @@ pub(super) enum RuleType {
     AuthFailed,
     /// A subscription can be used again.
     Recovered,
+    /// Redis is out of reach, so that each replica counts by itself; its return is told too.
+    ReplicasApart,
 }
 
 /// How the CLI is run.
@@ -347,6 +353,8 @@ pub(super) struct Claude {
     /// CLI processes at the same time, over all subscriptions. Each takes 100 to 130 MB.
     #[schemars(range(min = 1, max = 100_000))]
     pub(super) max_processes: u32,
+    /// Memory that all CLI processes together may take, as measured (PSS); half of the machine's when left out.
+    pub(super) max_memory: Option<Size>,
     /// Processes started ahead of need for each subscription.
     #[schemars(range(min = 0, max = 100))]
     pub(super) spares_per_subscription: u32,
@@ -368,6 +376,7 @@ impl Default for Claude {
             idle_timeout: Span::text("120s"),
             total_timeout: Span::text("30m"),
             max_processes: 32,
+            max_memory: None,
             spares_per_subscription: 1,
             max_line_bytes: 16 * 1024 * 1024,
             usage_poll_interval: Span::text("5m"),
@@ -547,6 +556,9 @@ pub(super) struct CapacityTracking {
     /// How long a shared counter lives without use; a number counts seconds.
     #[serde(rename = "redisTTLSeconds")]
     pub(super) redis_ttl_seconds: Span,
+    /// How long one request waits for the shared counters before it is counted by this replica only; a number counts
+    /// milliseconds.
+    pub(super) redis_timeout: Span,
 }
 
 impl Default for CapacityTracking {
@@ -556,6 +568,7 @@ impl Default for CapacityTracking {
             sync_interval_seconds: Span::Number(60.0),
             redis_key_prefix: "claude:capacity:".to_owned(),
             redis_ttl_seconds: Span::Number(300.0),
+            redis_timeout: Span::text("50ms"),
         }
     }
 }

@@ -26,6 +26,26 @@ impl Default for AccountSelection {
     }
 }
 
+/// What stops programs that have run away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct RunawayGuard {
+    /// Whether anything is stopped.
+    pub enabled: bool,
+    /// CLI processes that may be started within a minute; 120 for each core when left out.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub spawns_per_minute: Option<u32>,
+    /// How often a client may send the very same prompt within a minute; 0 is without a bound.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub repeated_prompts: u32,
+}
+
+impl Default for RunawayGuard {
+    fn default() -> Self {
+        Self { enabled: true, spawns_per_minute: None, repeated_prompts: 120 }
+    }
+}
+
 /// A rule for choosing a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

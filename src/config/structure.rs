@@ -276,7 +276,7 @@ mod tests {
             "models": {"a": "b"},
             "claude": {
                 "command": "c", "firstEventTimeout": 1, "idleTimeout": "1s", "totalTimeout": 2, "maxProcesses": 1,
-                "sparesPerSubscription": 0, "maxLineBytes": 65536, "usagePollInterval": 0, "selfTest": true
+                "sparesPerSubscription": 0, "maxLineBytes": 65536, "usagePollInterval": 0, "selfTest": true, "maxMemory": "4GiB"
             },
             "server": {
                 "listen": "l", "corsOrigins": ["o"], "maxBodyBytes": 1024, "maxBodyBytesTotal": 1024, "drainTimeout": 0,
@@ -296,6 +296,7 @@ mod tests {
             "accountSelection": {
                 "strategy": "pace", "fallbackStrategies": ["random"], "retryOnFailure": true, "maxRetries": 1
             },
+            "runawayGuard": { "enabled": true, "spawnsPerMinute": 1, "repeatedPrompts": 0 },
             "circuitBreaker": {
                 "enabled": true, "failureThreshold": 1, "successThreshold": 1, "timeout": 1, "resetTimeoutSeconds": 1
             },
@@ -304,7 +305,8 @@ mod tests {
                 "channels": {"slack": false, "webhook": false, "email": false}
             },
             "capacityTracking": {
-                "enabled": true, "syncIntervalSeconds": 1, "redisKeyPrefix": "p", "redisTTLSeconds": 1
+                "enabled": true, "syncIntervalSeconds": 1, "redisKeyPrefix": "p", "redisTTLSeconds": 1,
+                "redisTimeout": 50
             },
             "backends": [
                 {"name": "b", "type": "openai-api", "baseUrl": "https://api.example.com", "apiKeyEnv": "K", "models": {"*": "m"}, "maxConcurrent": 1, "supportsTools": true},

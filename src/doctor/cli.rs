@@ -37,6 +37,7 @@ pub(super) async fn check(config: &Config, env: &Env, state_dir: Option<&Path>, 
     };
     let limits = SpareSettings {
         max_processes: 2,
+        max_memory: u64::MAX,
         max_spares: 0,
         spares_per_kind: 0,
         idle_timeout: Duration::ZERO,

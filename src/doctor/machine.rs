@@ -123,11 +123,21 @@ fn memory_for_processes(config: &Config) -> Finding {
     let Some(limit) = memory::limit() else {
         return Finding::warning(CHECK, "/proc/meminfo cannot be read", "let this user read /proc");
     };
+    let budget = config.claude.max_memory.unwrap_or(limit / 2);
     let most = u64::from(config.claude.max_processes);
-    let fit = limit / PROCESS_MEMORY;
-    let seen = format!("{} for up to {most} CLI processes of about {} each", size(limit), size(PROCESS_MEMORY));
+    let fit = (budget / PROCESS_MEMORY).max(1);
+    let seen = format!(
+        "{} of {} for up to {most} CLI processes of about {} each",
+        size(budget),
+        size(limit),
+        size(PROCESS_MEMORY)
+    );
+    if budget > limit {
+        return Finding::warning(CHECK, seen, "lower `claude.maxMemory`: the machine has less");
+    }
     if fit < most {
-        let advice = format!("about {fit} fit: lower `claude.maxProcesses`, or give the machine more memory");
+        let advice =
+            format!("about {fit} fit, others give way: raise `claude.maxMemory`, or lower `claude.maxProcesses`");
         return Finding::warning(CHECK, seen, advice);
     }
     Finding::ok(CHECK, seen)

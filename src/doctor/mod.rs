@@ -23,6 +23,7 @@ pub async fn examine(env: &Env, overrides: &Overrides, tasks: &Tasks) -> Report 
     let config = configuration::load(env, overrides, &mut findings);
     let state_dir = env.state_dir();
     findings.extend(machine::check(config.as_ref(), env, state_dir.as_deref()));
+    findings.extend(services::connections(env, tasks).await);
     if let Some(config) = &config {
         findings.extend(services::check(config, env));
         findings.extend(cli::check(config, env, state_dir.as_deref(), tasks).await);

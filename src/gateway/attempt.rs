@@ -133,12 +133,15 @@ pub(super) fn outcome(failure: &Failure) -> Outcome {
         | FailureKind::PromptTooLong
         | FailureKind::TooLarge
         | FailureKind::InvalidRequest => Outcome::ClientError,
-        // Nothing was learned about the subscription.
+        // Nothing was learned about the subscription: a full disk or a missing CLI is the machine's, and would open the
+        // breaker of every subscription for minutes after it is over.
         FailureKind::Lacking
+        | FailureKind::Runaway
+        | FailureKind::Spawn
         | FailureKind::NoProcess
         | FailureKind::Overflow
         | FailureKind::TimedOut { timer: "total" } => Outcome::Abandoned,
         FailureKind::Unavailable { .. } | FailureKind::TimedOut { .. } => Outcome::Unavailable,
-        FailureKind::Spawn | FailureKind::Crashed | FailureKind::Protocol => Outcome::BackendFailed,
+        FailureKind::Crashed | FailureKind::Protocol => Outcome::BackendFailed,
     }
 }

@@ -18,8 +18,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::ask::{estimated_cost, session_key};
 use super::clients::Spending;
-use super::pooled::{Begun, begun, estimated_cost, session_key};
+use super::pooled::{Begun, begun};
 use super::routing::{NamedBackend, Routing, Target};
 use super::{Answer, Call, GatewayError, PooledGateway, QueueSettings, Served, SessionHint};
 use crate::backend::{Caller, EventStream, Failure, FailureKind, Fault};

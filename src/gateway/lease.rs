@@ -1,10 +1,11 @@
 //! The pool behind its lock, and leases that cannot leak.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use super::admission::Replicas;
 use super::attempt::outcome;
 use super::clients::Spending;
 use super::feed::{AllocationTold, FailureTold, Feed, Topic, UsageTold};
@@ -12,8 +13,9 @@ use super::queue::Queue;
 use super::record::{Trace, in_a_word};
 use crate::backend::Failure;
 use crate::conversation::LimitReport;
-use crate::pool::{Ask, Decision, Effect, LeaseId, Outcome, Pool, Refusal, Spent};
+use crate::pool::{Ask, Decision, Effect, Grant, LeaseId, Outcome, Placement, Pool, Refusal, Spent};
 use crate::runtime::clock;
+use crate::shared::{self, Admission};
 use crate::units::{MicroUsd, Timestamp};
 
 /// Effects that a slow listener may be behind before it misses some.
@@ -29,6 +31,8 @@ struct Shared {
     effects: broadcast::Sender<(Timestamp, Effect)>,
     queue: Queue,
     feed: Feed,
+    /// Those who use the same subscriptions, if any.
+    replicas: OnceLock<Replicas>,
 }
 
 impl SharedPool {
@@ -39,7 +43,18 @@ impl SharedPool {
             effects: broadcast::channel(EFFECT_BACKLOG).0,
             queue: Queue::default(),
             feed: Feed::default(),
+            replicas: OnceLock::new(),
         }))
+    }
+
+    /// From now on every lease is put before the other replicas, and they are told what is learned here.
+    pub fn share(&self, replicas: shared::Shared) {
+        // A second call changes nothing: there is one set of replicas in a process's life.
+        let _ = self.0.replicas.set(Replicas::new(replicas));
+    }
+
+    pub(super) fn replicas(&self) -> Option<&Replicas> {
+        self.0.replicas.get()
     }
 
     /// What the pool does from now on.
@@ -83,23 +98,39 @@ impl SharedPool {
     pub(super) fn acquire(&self, ask: &Ask<'_>) -> Result<Lease, Refusal> {
         let now = clock::now();
         let grant = self.lock().acquire(now, ask)?;
+        Ok(self.lend(now, grant))
+    }
+
+    /// Asks for a lease for a session that another replica has bound to `home`.
+    pub(super) fn acquire_at(&self, ask: &Ask<'_>, home: &str) -> Result<Lease, Refusal> {
+        let now = clock::now();
+        let grant = self.lock().acquire_at(now, ask, home)?;
+        Ok(self.lend(now, grant))
+    }
+
+    fn lend(&self, now: Timestamp, grant: Grant) -> Lease {
         self.publish(now, grant.effects);
-        Ok(Lease {
+        Lease {
             pool: self.clone(),
             id: Some(grant.lease),
             subscription: grant.subscription,
             decision: grant.decision,
+            placement: grant.placement,
+            admission: None,
             spent: Spent::default(),
             spending: Spending::default(),
             granted_at: now,
             trace: None,
-        })
+        }
     }
 
     /// Tells the pool what the provider said of a subscription's limits.
     pub fn observe(&self, subscription: &str, report: &LimitReport) {
         // A report unlocks nothing, so nobody who waits is helped by it.
         self.run(|pool, now| ((), pool.observe(now, subscription, report)));
+        if let Some(replicas) = self.replicas() {
+            replicas.tell_limits(&subscription.into(), report);
+        }
     }
 
     /// Looks at the pool without changing what it decides.
@@ -129,6 +160,9 @@ impl SharedPool {
         for effect in effects {
             let organization = effect.subscription().and_then(|id| self.lock().organization_of(id));
             self.0.feed.publish(now, Topic::of(&effect), organization.as_ref(), &effect);
+            if let Some(replicas) = self.replicas() {
+                replicas.tell_effect(&effect);
+            }
             // An error only means that nobody listens.
             let _ = self.0.effects.send((now, effect));
         }
@@ -149,6 +183,10 @@ pub(super) struct Lease {
     pub(super) subscription: Arc<str>,
     /// Why this one.
     pub(super) decision: Arc<Decision>,
+    /// Where its session is.
+    pub(super) placement: Placement,
+    /// The other replicas' word.
+    pub(super) admission: Option<Admission>,
     /// What has been used so far; counted however the lease ends.
     pub(super) spent: Spent,
     /// The client's account, on which that is booked.
@@ -162,6 +200,13 @@ impl Lease {
     /// Ends the lease.
     pub(super) fn finish(mut self, outcome: Outcome) {
         self.end(outcome);
+    }
+
+    /// Takes the lease back as if it had never been: nothing has run.
+    pub(super) fn cancel(mut self) {
+        if let Some(id) = self.id.take() {
+            self.pool.with(|pool, now| ((), pool.cancel(now, id)));
+        }
     }
 
     /// Tells the pool what the provider said meanwhile.
@@ -200,6 +245,13 @@ impl Lease {
         let Some(id) = self.id.take() else { return };
         let (spent, trace) = (self.spent, self.trace.take());
         let word = in_a_word(&outcome);
+        if let (Outcome::Limited(report), Some(replicas)) = (&outcome, self.pool.replicas()) {
+            replicas.tell_limits(&self.subscription, report);
+        }
+        // Before the own pool hands the place on: whoever gets it is put before the others next.
+        if let Some(admission) = self.admission.take() {
+            admission.settle(matches!(outcome, Outcome::Completed), spent.usage, spent.cost);
+        }
         self.spending.book(clock::now(), spent.cost);
         let (at, session) = self.pool.with(|pool, now| {
             let effects = pool.finish(now, id, outcome, spent);

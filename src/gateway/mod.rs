@@ -3,10 +3,14 @@
 //! Everything between (which subscription, which attempt, which process) happens behind the trait, so that the front can
 //! be tested without any of it.
 
+mod admission;
+mod ask;
 mod attempt;
 mod clients;
 mod fallback;
 mod feed;
+mod guard;
+mod health;
 mod lease;
 #[cfg(test)]
 mod limits_corpus;
@@ -31,6 +35,7 @@ use serde_json::Value;
 
 pub use clients::{ClientRules, Clients};
 pub use feed::{Feed, FeedFilter, Told, Topic};
+pub use health::PartHealth;
 pub use lease::SharedPool;
 pub use pooled::{Backends, PooledGateway};
 pub use queue::QueueSettings;
@@ -64,6 +69,11 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Whether new requests can be served; if not, why not.
     fn ready(&self) -> Result<(), String>;
+
+    /// The services that the program stands on, and how each is doing.
+    fn services(&self) -> Vec<(&'static str, PartHealth)> {
+        Vec::new()
+    }
 
     /// What `GET /debug/auth-pool` tells the operator.
     fn debug(&self) -> Value;
@@ -191,6 +201,14 @@ pub enum GatewayError {
     NotAllowed {
         /// For the client.
         message: String,
+    },
+    /// The client sends the same prompt over and over.
+    #[error("{message}")]
+    Runaway {
+        /// For the client.
+        message: String,
+        /// When the prompt may come again.
+        retry_after: Duration,
     },
     /// It ran and failed.
     #[error(transparent)]

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::DecisionFilter;
+use super::ask::explicit_session;
 use super::lease::SharedPool;
-use super::pooled::explicit_session;
 use crate::pool::{Decision, Effect, RebalanceSettings, SessionLabel, Snapshot, SubscriptionView};
 
 /// The client of requests without a key.

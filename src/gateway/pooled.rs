@@ -3,7 +3,6 @@
 //! lease -> run -> first content, or classify and retry elsewhere -> the client's stream -> finish.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,8 +15,11 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::ask::{ask, estimated_cost, session_key};
 use super::attempt::Attempt;
 use super::clients::Clients;
+use super::guard::{Guard, Runaway};
+use super::health::{PartHealth, Services};
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
 use super::record::{Recorder, Trace};
@@ -29,14 +31,11 @@ use super::{
 };
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Caller, Failure, FailureKind, Fault};
-use crate::conversation::{Block, Catalog, Event, Usage};
-use crate::pool::{Ask, Effect, Refusal, RefusalReason, SessionKey};
+use crate::conversation::{Catalog, Event};
+use crate::pool::{Ask, Effect, Refusal, RefusalReason};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
-use crate::units::{MicroUsd, Timestamp};
-
-/// Output tokens that a request is assumed to produce when it names no limit, for the reservation.
-const ASSUMED_OUTPUT_TOKENS: u64 = 500;
+use crate::units::Timestamp;
 
 /// The first pause before a failed request is tried again on a subscription that it has tried already.
 const BACK_OFF: Duration = Duration::from_millis(250);
@@ -69,11 +68,14 @@ pub(super) struct Shared {
     settings: ArcSwap<Settings>,
     started: Timestamp,
     draining: AtomicBool,
+    guard: Guard,
     transcripts: Transcripts,
     /// Ends every answer.
     kill: CancellationToken,
     /// What is wrong with the configuration file since it was last changed.
     config_problems: ArcSwapOption<Value>,
+    /// What the program stands on.
+    services: Services,
     /// Other rooms' parts of the operator's view.
     debug_parts: ArcSwap<Vec<(&'static str, DebugPart)>>,
     /// Who keeps what requests leave behind.
@@ -102,9 +104,11 @@ impl PooledGateway {
             settings: ArcSwap::from_pointee(settings),
             started: clock::now(),
             draining: AtomicBool::new(false),
+            guard: Guard::default(),
             transcripts: Transcripts::default(),
             kill: CancellationToken::new(),
             config_problems: ArcSwapOption::empty(),
+            services: Services::default(),
             debug_parts: ArcSwap::default(),
             recorder: OnceLock::new(),
             tasks,
@@ -153,6 +157,15 @@ impl PooledGateway {
             let others = parts.iter().filter(|(known, _)| *known != name).cloned();
             others.chain([(name, Arc::clone(&part))]).collect::<Vec<_>>()
         });
+    }
+
+    /// Tells monitors how a service is doing, by what `look` says each time it is asked.
+    pub fn show_in_health(&self, name: &'static str, look: impl Fn() -> PartHealth + Send + Sync + 'static) {
+        self.0.services.add(name, look);
+    }
+
+    pub(super) fn pool(&self) -> &SharedPool {
+        &self.0.pool
     }
 
     /// What requests leave behind from now on goes to `recorder`. The first one stays.
@@ -217,7 +230,7 @@ impl PooledGateway {
         let mut queue = self.queue_for(call, settings.queue);
         for attempt in 0..settings.max_attempts.max(1) {
             let timeout = queue.timeout;
-            let mut lease = match self.lease(call, &tried, last.as_ref(), attempt, &mut queue).await {
+            let mut lease = match self.admitted(call, &tried, last.as_ref(), attempt, &mut queue).await {
                 Ok(lease) => {
                     deadline += timeout.saturating_sub(queue.timeout);
                     lease
@@ -280,7 +293,7 @@ impl PooledGateway {
 
     /// A lease on a subscription that this request has not tried. When there is none, and the last failure was a
     /// passing one, the tried ones get a second chance after a pause.
-    async fn lease(
+    pub(super) async fn lease(
         &self,
         call: &Call,
         tried: &[Arc<str>],
@@ -367,6 +380,23 @@ where
 }
 
 impl PooledGateway {
+    /// Stops a client in a loop.
+    fn guard(&self, call: &Call) -> Result<(), GatewayError> {
+        let Some(most) = self.0.settings.load().max_repeats else { return Ok(()) };
+        self.0.guard.admit(call, most, Instant::now()).map_err(|Runaway { retry_after, is_news }| {
+            if is_news {
+                let cause = format!("the same prompt came more than {most} times within a minute");
+                let client = Arc::clone(&call.client);
+                self.0.pool.with(|_, _| ((), vec![Effect::RunawayGuard { client, cause }]));
+            }
+            let message = format!(
+                "The same prompt was sent more than {most} times within a minute, which looks like a loop. Where it is \
+                 meant, the operator can raise `runawayGuard.repeatedPrompts`."
+            );
+            GatewayError::Runaway { message, retry_after }
+        })
+    }
+
     /// The queue, for the operator.
     fn queue(&self) -> Value {
         let QueueSettings { max_waiting, timeout } = self.0.settings.load().queue;
@@ -421,6 +451,7 @@ impl Gateway for PooledGateway {
             if self.is_draining() {
                 return Err(GatewayError::ShuttingDown);
             }
+            self.guard(&call)?;
             let deadline = Instant::now() + self.0.settings.load().deadline;
             tokio::select! {
                 biased;
@@ -468,6 +499,10 @@ impl Gateway for PooledGateway {
         Ok(())
     }
 
+    fn services(&self) -> Vec<(&'static str, PartHealth)> {
+        self.0.services.all()
+    }
+
     fn debug(&self) -> Value {
         let snapshot = self.0.pool.snapshot();
         let decisions: Vec<_> = self.0.pool.peek(|pool, _| pool.decisions().take(SHOWN_DECISIONS).cloned().collect());
@@ -497,49 +532,6 @@ impl Gateway for PooledGateway {
     fn rebalance(&self) -> Value {
         operate::rebalance(&self.0.pool, &self.0.settings.load().rebalancing)
     }
-}
-
-fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
-    let request = &call.request;
-    Ask {
-        session: session_key(call),
-        family: request.model.family,
-        estimated_cost: estimated_cost(call),
-        estimated_tokens: request.estimated_tokens(),
-        priority: call.priority,
-        exclude,
-        request: Some(Arc::clone(&call.id)),
-        only: None,
-    }
-}
-
-/// What a request will cost, as far as can be told beforehand.
-pub(super) fn estimated_cost(call: &Call) -> MicroUsd {
-    let request = &call.request;
-    let output = request.options.max_tokens.map_or(ASSUMED_OUTPUT_TOKENS, u64::from).min(ASSUMED_OUTPUT_TOKENS);
-    request.model.price.cost(&Usage { input: request.estimated_tokens(), output, ..Usage::default() })
-}
-
-/// The client's own session id under its own key, so that two clients cannot share a session by accident; else a
-/// fingerprint of what stays the same over a conversation.
-pub(super) fn session_key(call: &Call) -> SessionKey {
-    if let SessionHint::Session(id) | SessionHint::Header(id) | SessionHint::CacheKey(id) = &call.session {
-        return explicit_session(&call.client, id);
-    }
-    let mut hasher = DefaultHasher::new();
-    call.client.hash(&mut hasher);
-    call.request.system.hash(&mut hasher);
-    for block in call.request.turns.first().into_iter().flat_map(|turn| &turn.blocks) {
-        if let Block::Text(text) = block {
-            text.hash(&mut hasher);
-        }
-    }
-    SessionKey::Fingerprint(hasher.finish())
-}
-
-/// The session that `client` calls `id`.
-pub(super) fn explicit_session(client: &str, id: &str) -> SessionKey {
-    SessionKey::Explicit(format!("{client}/{id}").into())
 }
 
 /// The client's error when nobody can serve. A provider's or our own failure on the way says more than "all are

@@ -12,6 +12,8 @@ pub struct Settings {
     pub max_attempts: u32,
     /// The longest a request may take over all its attempts; the wait in the queue has a bound of its own.
     pub deadline: Duration,
+    /// The most often that a client may send the very same prompt within a minute; `None` is without a bound.
+    pub max_repeats: Option<u32>,
     /// The rebalancer's rules, to explain what it did by.
     pub rebalancing: RebalanceSettings,
     /// How many requests may wait, and how long, when all are busy.

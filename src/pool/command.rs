@@ -189,6 +189,23 @@ pub enum Effect {
         /// Why the pool could not.
         cause: String,
     },
+    /// The server that replicas share is out of reach: each counts by itself.
+    ReplicasApart {
+        /// Why.
+        cause: String,
+    },
+    /// The server that replicas share answers again.
+    ReplicasTogether {
+        /// How long it was away.
+        after_seconds: u64,
+    },
+    /// A client was stopped because it seems to be in a loop.
+    RunawayGuard {
+        /// The name of its key.
+        client: Arc<str>,
+        /// What it did.
+        cause: String,
+    },
     /// A subscription's status changed by its own budget.
     StatusChanged {
         /// The subscription.
@@ -226,7 +243,10 @@ impl Effect {
     /// The subscription that it concerns, if it concerns one; where a session moves, the one it moves to.
     pub fn subscription(&self) -> Option<&Arc<str>> {
         Some(match self {
-            Self::Failover { .. } => return None,
+            Self::Failover { .. }
+            | Self::ReplicasApart { .. }
+            | Self::ReplicasTogether { .. }
+            | Self::RunawayGuard { .. } => return None,
             Self::Rotation { to, .. } | Self::Moved { to, .. } => to,
             Self::LimitReached { subscription, .. }
             | Self::Throttled { subscription, .. }

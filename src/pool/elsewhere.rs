@@ -11,7 +11,7 @@ use crate::units::Timestamp;
 use super::Pool;
 use super::breaker::Breaker;
 use super::capacity::CapacityLimits;
-use super::command::{Ask, Effect, Grant, LeaseId, Outcome, Refusal, Spent};
+use super::command::{Ask, Effect, Grant, LeaseId, Outcome, Refusal, SessionKey, Spent};
 use super::explain::{Cause, Exclusion, Source};
 use super::session::SessionId;
 use super::subscription::Subscription;
@@ -77,6 +77,11 @@ impl Pool {
         })
     }
 
+    /// Whether this pool has seen a session and remembers it.
+    pub fn knows(&self, session: &SessionKey) -> bool {
+        self.sessions.find(SessionId::of(session)).is_some()
+    }
+
     /// Like [`Pool::acquire`], for a session that another replica has bound to `home`. Where there is no such
     /// subscription here, the session is treated like any other.
     pub fn acquire_at(&mut self, now: Timestamp, ask: &Ask<'_>, home: &str) -> Result<Grant, Refusal> {
@@ -127,9 +132,7 @@ impl Pool {
         if let Some(&at) = self.by_id.get(subscription) {
             let member = self.member_mut(at);
             member.count(now, spent);
-            if member.held.is_some_and(|held| held.shortage != Shortage::Capacity) {
-                member.held = None;
-            }
+            member.lift_hold();
             self.refresh(at, now);
         }
         self.take_effects()
@@ -177,6 +180,11 @@ impl Subscription {
             Shortage::Slots => Cause::SlotsFull,
         };
         Some(Exclusion::new(cause, Some(held.since), Some(held.until)).told_by(Source::Replicas))
+    }
+
+    /// A request has ended, here or elsewhere: what it held may be free for all.
+    pub(super) fn lift_hold(&mut self) {
+        self.held = self.held.filter(|held| held.shortage == Shortage::Capacity);
     }
 
     fn observe_elsewhere(&mut self, now: Timestamp, report: &LimitReport) {

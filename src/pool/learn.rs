@@ -75,6 +75,7 @@ impl Subscription {
         self.own_slots = self.own_slots.saturating_sub(u32::from(lease.own_slot));
         self.reserved -= lease.reserved;
         self.reserved_tokens = self.reserved_tokens.saturating_sub(lease.reserved_tokens);
+        self.lift_hold();
         if let Some(ramp) = &mut self.ramp
             && lease.epoch == self.epoch
         {

@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod clock;
+pub mod instance;
 pub mod memory;
 pub mod signals;
 pub mod tasks;

@@ -38,3 +38,8 @@ impl Tasks {
         self.0.reopen();
     }
 }
+
+/// Runs what may block for a moment on a thread of its own. `None` if it panicked, or the program stops.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}

@@ -12,7 +12,9 @@ use tokio::time::sleep;
 use super::{Bench, MODEL};
 use crate::backend::claude_cli::Feature;
 use crate::backend::{Backend as _, Caller, Failure, FailureKind};
-use crate::conversation::{Block, Event, Model, Options, Request, Role, StopReason, Tool, Turn, Window};
+use crate::conversation::{
+    Block, Event, Model, Options, Request, Role, StopReason, Tool, ToolResultContent, Turn, Window,
+};
 use crate::standin::{Action, HangPoint, Outcome, Rule, ToolCall};
 
 /// How long the CLI is watched for a request that it must not make. It came within 25 ms where it came at all.
@@ -29,6 +31,7 @@ pub(super) async fn run(feature: Feature, bench: &Bench) -> Checked {
         Feature::LateSystemPrompt => late_system_prompt(bench).await,
         Feature::HistoryReplay => history_replay(bench).await,
         Feature::ClientTools => client_tools(bench).await,
+        Feature::HybridTools => hybrid_tools(bench).await,
         Feature::Limits => limits(bench).await,
         Feature::MaxTokens => max_tokens(bench).await,
         Feature::Cancel => cancel(bench).await,
@@ -39,7 +42,8 @@ pub(super) async fn run(feature: Feature, bench: &Bench) -> Checked {
 #[derive(Debug, Default)]
 struct Answer {
     text: String,
-    calls: Vec<(String, String)>,
+    /// Id, name and arguments of each.
+    calls: Vec<(String, String, String)>,
     stop: Option<StopReason>,
     failure: Option<Failure>,
 }
@@ -50,9 +54,9 @@ async fn ask(bench: &Bench, request: &Request) -> Answer {
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Text(text)) => answer.text.push_str(&text),
-            Ok(Event::ToolUse { name, .. }) => answer.calls.push((name, String::new())),
+            Ok(Event::ToolUse { id, name, .. }) => answer.calls.push((id, name, String::new())),
             Ok(Event::ToolInput { index, json }) => {
-                if let Some((_, input)) = answer.calls.get_mut(index) {
+                if let Some((.., input)) = answer.calls.get_mut(index) {
                     input.push_str(&json);
                 }
             }
@@ -159,12 +163,41 @@ async fn client_tools(bench: &Bench) -> Checked {
         return Err("the tool came otherwise than it was sent".to_owned());
     }
     match answer.calls.as_slice() {
-        [(name, arguments)]
+        [(_, name, arguments)]
             if name == "look_up" && serde_json::from_str::<Value>(arguments).is_ok_and(|it| it == input) =>
         {
             Ok(())
         }
         _ => Err("the call came otherwise than it was made".to_owned()),
+    }
+}
+
+async fn hybrid_tools(bench: &Bench) -> Checked {
+    let call = ToolCall { name: "look_up".to_owned(), input: json!({ "city": "Bern" }) };
+    let rule = Rule::once(Action::ToolUse { calls: vec![call], text: None });
+    bench.standin.script(rule.contains("mark-hybrid-tools"));
+    let definition = json!({ "name": "look_up", "description": "looks up", "input_schema": { "type": "object" } });
+    let mut request = question(&["mark-hybrid-tools"]);
+    request.tools = vec![Tool { name: "look_up".to_owned(), definition }];
+    let answer = whole(ask(bench, &request).await)?;
+    let [(id, name, arguments)] = answer.calls.as_slice() else { return Err("the call did not come".to_owned()) };
+    let input = serde_json::from_str(arguments).unwrap_or_default();
+    let said = Block::ToolUse { id: id.clone(), name: name.clone(), input };
+    let content = vec![ToolResultContent::Text("mark-hybrid-result".to_owned())];
+    let result = Block::ToolResult { tool_use_id: id.clone(), content, is_error: false };
+    request.turns.push(Turn { role: Role::Assistant, blocks: vec![said] });
+    request.turns.push(Turn { role: Role::User, blocks: vec![result] });
+    if !Bench::until(|| bench.claude.counts().parked > 0).await {
+        return Err("the process did not wait for the result".to_owned());
+    }
+    whole(ask(bench, &request).await)?;
+    let body = only(bench, "mark-hybrid-result")?;
+    let messages = body["messages"].as_array().map_or(&[] as &[Value], Vec::as_slice);
+    let blocks = messages.iter().filter_map(|message| message["content"].as_array()).flatten();
+    let mut results = blocks.filter(|block| block["type"] == "tool_result");
+    match (results.next(), results.next()) {
+        (Some(result), None) if result["tool_use_id"] == id.as_str() && result["is_error"] != true => Ok(()),
+        _ => Err("the result came otherwise than it was sent".to_owned()),
     }
 }
 

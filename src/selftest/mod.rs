@@ -99,6 +99,7 @@ impl Bench {
         }
         let limits = SpareSettings {
             max_processes: 2,
+            max_memory: u64::MAX,
             max_spares: 1,
             spares_per_kind: 1,
             idle_timeout: PATIENCE,

@@ -23,6 +23,7 @@ use super::{Settings, Shared, body};
 use crate::admin::Actor;
 use crate::api::{self, Caller, Denial, Reply, admin, events, openai, ops};
 use crate::runtime::clock;
+use crate::runtime::instance::{self, HOP_HEADER};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -139,6 +140,11 @@ fn admit(
     cors: &Cors,
     allowance: &mut Option<Allowance>,
 ) -> Result<Admitted, Denial> {
+    // Before anything else: what comes back to us must not go round once more.
+    if parts.headers.get(HOP_HEADER).is_some_and(|from| from.as_bytes() == instance::id().as_bytes()) {
+        tracing::error!("a request of our own came back: the runaway guard stops it");
+        return Err(Denial::Loop);
+    }
     if settings.client_keys.is_empty() {
         origin::check_local(parts, cors)?;
     }
@@ -231,6 +237,8 @@ async fn serve(
         Route::Health => ops::health(gateway),
         Route::Live => ops::live(),
         Route::Ready => ops::ready(gateway),
+        Route::Redis => ops::service(gateway, "redis"),
+        Route::Database => ops::service(gateway, "db"),
         Route::Debug => ops::debug(gateway),
         Route::Decisions => ops::decisions(gateway, parts.uri.query()),
         Route::Rebalance => ops::rebalance(gateway),

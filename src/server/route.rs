@@ -12,6 +12,8 @@ pub(super) enum Route {
     Health,
     Live,
     Ready,
+    Redis,
+    Database,
     Debug,
     Decisions,
     Rebalance,
@@ -33,7 +35,7 @@ pub(super) enum Access {
 }
 
 impl Route {
-    const ALL: [(&'static str, Self); 12] = [
+    const ALL: [(&'static str, Self); 14] = [
         ("/v1/chat/completions", Self::Chat),
         ("/v1/{name}/chat/completions", Self::Chat),
         ("/v1/models", Self::Models),
@@ -41,6 +43,8 @@ impl Route {
         ("/health", Self::Health),
         ("/health/live", Self::Live),
         ("/health/ready", Self::Ready),
+        ("/health/redis", Self::Redis),
+        ("/health/db", Self::Database),
         ("/debug/auth-pool", Self::Debug),
         ("/debug/auth-pool/decisions", Self::Decisions),
         ("/debug/auth-pool/rebalance", Self::Rebalance),
@@ -51,7 +55,7 @@ impl Route {
     pub(super) const fn access(self) -> Access {
         match self {
             Self::Chat | Self::Models | Self::Model => Access::Client,
-            Self::Health | Self::Live | Self::Ready => Access::Open,
+            Self::Health | Self::Live | Self::Ready | Self::Redis | Self::Database => Access::Open,
             Self::Debug | Self::Decisions | Self::Rebalance => Access::Operator,
             Self::Events | Self::Admin => Access::Admin,
         }
@@ -82,7 +86,7 @@ impl Route {
 
     /// Whether its requests are too many and too dull for the log.
     pub(super) const fn is_probe(self) -> bool {
-        matches!(self, Self::Health | Self::Live | Self::Ready)
+        matches!(self, Self::Health | Self::Live | Self::Ready | Self::Redis | Self::Database)
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Pipeline, RedisError, RedisResult};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -44,6 +44,11 @@ type Listener = Arc<dyn Fn(Heard) + Send + Sync>;
 #[derive(Debug)]
 pub(super) enum Command {
     Admit(Box<Pending>),
+    /// Where is this session bound?
+    Find {
+        session: String,
+        reply: oneshot::Sender<Option<Arc<str>>>,
+    },
     Settle(Settlement),
     Tell(News),
 }
@@ -144,6 +149,15 @@ impl Link {
     pub(super) fn send(&self, command: Command) {
         // The task is gone only when the program ends.
         let _ = self.commands.send(command);
+    }
+
+    pub(super) async fn find(&self, session: String) -> Option<Arc<str>> {
+        if !self.is_together() {
+            return None;
+        }
+        let (reply, home) = oneshot::channel();
+        self.send(Command::Find { session, reply });
+        tokio::time::timeout(self.settings.timeout, home).await.ok()?.ok()?
     }
 
     pub(super) fn tell(&self, news: News) {
@@ -270,7 +284,7 @@ async fn keeping<T>(
 fn keep(command: Command, ledger: &mut Ledger) {
     match command {
         // Whoever waits hears that nobody answers, and goes on without.
-        Command::Admit(_) => {}
+        Command::Admit(_) | Command::Find { .. } => {}
         Command::Settle(settlement) => ledger.keep(settlement),
         Command::Tell(news) => ledger.keep_news(news),
     }
@@ -421,6 +435,11 @@ impl Session<'_> {
         for command in &batch {
             pipeline.add_command(match command {
                 Command::Admit(pending) => frame.call(&scripts.admit, &pending.question),
+                Command::Find { session, .. } => {
+                    let mut find = redis::cmd("GET");
+                    find.arg(frame.key("session:") + session);
+                    find
+                }
                 Command::Settle(settlement) => frame.call(&scripts.settle, &settlement.question(now)),
                 Command::Tell(news) => {
                     let condition = news.condition();
@@ -435,7 +454,7 @@ impl Session<'_> {
                 }
             });
         }
-        let answers: RedisResult<Vec<RedisResult<String>>> =
+        let answers: RedisResult<Vec<RedisResult<Option<String>>>> =
             pipeline.ignore_errors().query_async(&mut self.connection).await;
         let mut broken = None;
         let mut answers = match answers {
@@ -458,10 +477,18 @@ impl Session<'_> {
                     continue;
                 }
             };
-            if let Command::Admit(pending) = command
-                && let Some(answer) = Answer::decode(&answer)
-            {
-                pending.answer(answer);
+            match command {
+                Command::Admit(pending) => {
+                    if let Some(answer) = answer.as_deref().and_then(Answer::decode) {
+                        pending.answer(answer);
+                    }
+                }
+                Command::Find { reply, .. } => {
+                    // Since when, whether it was answered, where.
+                    let home = answer.as_deref().and_then(|answer| answer.splitn(3, ' ').nth(2)).map(Arc::from);
+                    let _ = reply.send(home);
+                }
+                Command::Settle(_) | Command::Tell(_) => {}
             }
         }
         broken.map_or(Ok(()), Err)

@@ -108,6 +108,11 @@ impl Shared {
         admission::admit(&self.0, ask).await
     }
 
+    /// Where another replica has bound a session; `None` also if the server cannot say.
+    pub async fn home_of(&self, session: String) -> Option<Arc<str>> {
+        self.0.find(session).await
+    }
+
     /// Tells the other replicas.
     pub fn tell(&self, news: News) {
         self.0.tell(news);

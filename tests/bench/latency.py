@@ -298,6 +298,7 @@ class Bench:
             "subscriptions": [{"id": "bench", "type": "claude-max", "configDir": str(profile), "weeklyBudget": 1e6,
                                "oauthTokenEnv": "BENCH_TOKEN", "env": {"ANTHROPIC_BASE_URL": self.relay.url}}],
             "claude": {"command": str(self.command), "sparesPerSubscription": 1, "selfTest": False},
+            "runawayGuard": {"enabled": False},
         }))
         self.proxy = self.serve("serve", "--config", str(config))
         self.http = Http(self.loop, self.proxy.host, self.proxy.port)

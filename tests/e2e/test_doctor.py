@@ -11,7 +11,7 @@ from harness.standin import Standin
 from harness.waiting import wait_until
 from test_commands import run, write
 
-FEATURES = ("late_system_prompt", "history_replay", "client_tools", "limits", "max_tokens", "cancel")
+FEATURES = ("late_system_prompt", "history_replay", "client_tools", "hybrid_tools", "limits", "max_tokens", "cancel")
 
 
 def doctor(build: Build, folder: Path, members: list[Any], *arguments: str) -> tuple[int, str]:

@@ -13,7 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("shared", &["pool", "conversation", "runtime"]),
     ("simulator", &["pool", "conversation"]),
     ("backend", &["conversation", "runtime"]),
-    ("gateway", &["pool", "backend", "conversation", "runtime"]),
+    ("gateway", &["pool", "shared", "backend", "conversation", "runtime"]),
     ("api", &["admin", "gateway", "pool", "backend", "conversation", "runtime"]),
     ("server", &["api", "admin", "gateway", "runtime"]),
     ("config", &["conversation", "runtime"]),
@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store", &["pool", "conversation", "runtime"]),
     ("alert", &["pool", "runtime"]),
     ("selftest", &["backend", "standin", "conversation", "runtime"]),
-    ("doctor", &["app", "backend", "config", "selftest", "runtime"]),
+    ("doctor", &["app", "backend", "config", "selftest", "shared", "store", "runtime"]),
     (
         "app",
         &[
@@ -31,6 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "api",
             "gateway",
             "pool",
+            "shared",
             "backend",
             "conversation",
             "config",
@@ -52,6 +53,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "api",
             "gateway",
             "pool",
+            "shared",
             "backend",
             "conversation",
             "config",

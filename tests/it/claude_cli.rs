@@ -36,6 +36,7 @@ fn bench_for(behaviour: &str, spares: usize, idle_timeout: Duration) -> Bench {
     let claude = ClaudeCli::new(
         SpareSettings {
             max_processes: 4,
+            max_memory: u64::MAX,
             max_spares: spares,
             spares_per_kind: spares.min(1),
             idle_timeout,

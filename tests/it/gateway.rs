@@ -115,6 +115,7 @@ pub(super) fn gateway_settings() -> auth_pool::gateway::Settings {
     auth_pool::gateway::Settings {
         max_attempts: 3,
         deadline: Duration::from_secs(600),
+        max_repeats: None,
         rebalancing: REBALANCING,
         queue,
     }
@@ -161,6 +162,7 @@ pub(super) fn bench_with(
     let by_name: HashMap<Arc<str>, Arc<dyn Backend>> = names.into_iter().zip(backends.iter().cloned()).collect();
     let spares = SpareSettings {
         max_processes: 1,
+        max_memory: u64::MAX,
         max_spares: 0,
         spares_per_kind: 0,
         idle_timeout: Duration::from_secs(60),
@@ -382,7 +384,7 @@ async fn kill_ends_running_answers_with_an_error_and_new_ones_are_refused() {
     bench.gateway.kill();
     assert_eq!(read(answer).await.last(), Some(&Err(GatewayError::ShuttingDown)));
     assert_eq!(bench.in_flight(), 0);
-    assert!(bench.tasks.len() <= 2, "only the keepers of spares and of live processes are left");
+    assert!(bench.tasks.len() <= 3, "only the keepers of spares, of live processes and of their memory are left");
 }
 
 #[tokio::test]

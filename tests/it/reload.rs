@@ -36,6 +36,7 @@ pub(super) fn file(members: &[Value]) -> Value {
     json!({
         "subscriptions": members,
         "claude": { "command": fake_claude(), "maxProcesses": 8, "sparesPerSubscription": 1, "selfTest": false },
+        "runawayGuard": { "enabled": false },
     })
 }
 
@@ -71,7 +72,7 @@ impl Proxy {
         self.home.path().join(name)
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(super) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.app.addr())
     }
 

@@ -31,6 +31,7 @@ impl Bench {
         let cwd = tempfile::tempdir().unwrap();
         let spares = SpareSettings {
             max_processes: 2,
+            max_memory: u64::MAX,
             max_spares: 1,
             spares_per_kind: 1,
             idle_timeout: Duration::from_secs(60),
@@ -89,7 +90,9 @@ async fn an_idle_process_tells_and_is_as_good_as_before() {
     assert_eq!(bench.claude.counts().started, 1);
     while events.next().await.is_some() {}
     drop(events);
-    until(|| bench.claude.counts() == ProcessCounts { spare: 1, started: 2, ..ProcessCounts::default() }).await;
+    // It stays with its conversation, and the next one is ready.
+    until(|| bench.claude.counts() == ProcessCounts { live: 1, spare: 1, started: 2, ..ProcessCounts::default() })
+        .await;
     bench.end().await;
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Speaks the CLI's protocol on stdin and stdout. The variable `FAKE_CLAUDE` says what happens when a question comes:
 //! `answer`, `hang`, `garbage`, `half-line`, `long-line`, `exit`, `exit-mid-answer`, `exit-when-idle`, `stall-mid-answer`,
-//! `second-start`, `stderr-flood`, `grandchild`, `until:FILE` for an answer that ends when the file is there,
+//! `lost-mid-answer`, `garbage-mid-answer`, `half-line-hang`, `stderr-flood-mid-answer`, `big-line:BYTES` for an answer with
+//! such a line, `exit-after:LINES` of input, `second-start`, `stderr-flood`, `grandchild`, `until:FILE` for an answer that ends when the file is there,
 //! `who` for an answer that tells the process's id and how many questions it has heard, `die-later` for a process that
 //! ends when a second question comes, `limited:SECONDS` for a refusal until then, or `play:FILE` for a recorded transcript.
 //!
@@ -23,13 +24,17 @@ fn main() {
         process::exit(3);
     }
     if behaviour == "stderr-flood" {
-        for _ in 0..40_000 {
-            eprintln!("a line of noise that nobody reads, many times over");
-        }
+        flood();
     }
     let mut questions = 0;
+    let after = behaviour.strip_prefix("exit-after:").map(|lines| lines.parse().expect("a number"));
+    let mut lines_left: u64 = after.unwrap_or(u64::MAX);
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { return };
+        lines_left -= 1;
+        if lines_left == 0 {
+            process::exit(9);
+        }
         let message: serde_json::Value = serde_json::from_str(&line).expect("the proxy writes JSON lines");
         match message["type"].as_str() {
             Some("control_request") if message["request"]["subtype"] == "get_usage" => usage(&message["request_id"]),
@@ -67,6 +72,12 @@ fn usage(id: &serde_json::Value) {
         usage => say(&format!(
             r#"{{"type":"control_response","response":{{"subtype":"success","request_id":{id},"response":{usage}}}}}"#
         )),
+    }
+}
+
+fn flood() {
+    for _ in 0..40_000 {
+        eprintln!("a line of noise that nobody reads, many times over");
     }
 }
 
@@ -145,11 +156,35 @@ fn answer(behaviour: &str, questions: u32) {
             delta(&format!("{} {questions}", process::id()));
             end_after(questions);
         }
+        other => odd(other),
+    }
+}
+
+/// Answers that are odd in the middle, and plain ones.
+fn odd(behaviour: &str) {
+    begin();
+    match behaviour {
+        "garbage-mid-answer" => say("this is not JSON"),
+        "half-line-hang" => {
+            print!(r#"{{"type":"stream_ev"#);
+            let _ = io::stdout().flush();
+            thread::sleep(Duration::from_secs(3600));
+        }
+        "lost-mid-answer" => {
+            say(r#"{"type":"assistant","error":"server_error"}"#);
+            say(
+                r#"{"type":"result","subtype":"success","is_error":true,"api_error_status":null,"num_turns":1,"result":"Connection to the API was lost (ECONNRESET)"}"#,
+            );
+            return;
+        }
+        "stderr-flood-mid-answer" => flood(),
         _ => {
-            begin();
-            end();
+            if let Some(bytes) = behaviour.strip_prefix("big-line:") {
+                delta(&"x".repeat(bytes.parse().expect("a number")));
+            }
         }
     }
+    end();
 }
 
 fn begin() {

@@ -58,6 +58,8 @@ pub enum Cause {
     UnsupportedMediaType,
     QuotaSpent,
     UpstreamLimited,
+    Runaway,
+    Loop,
     RateLimited,
     Busy,
     NoneHealthy,
@@ -72,7 +74,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, for tests and documentation.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::InvalidValue,
         Self::MissingParameter,
         Self::Unsupported,
@@ -91,6 +93,8 @@ impl Cause {
         Self::UnsupportedMediaType,
         Self::QuotaSpent,
         Self::UpstreamLimited,
+        Self::Runaway,
+        Self::Loop,
         Self::RateLimited,
         Self::Busy,
         Self::NoneHealthy,
@@ -128,6 +132,8 @@ impl Cause {
             Self::QuotaSpent => (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota"),
             Self::UpstreamLimited => (StatusCode::TOO_MANY_REQUESTS, RATE, "upstream_rate_limited"),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, RATE, "rate_limit_exceeded"),
+            Self::Runaway => (StatusCode::TOO_MANY_REQUESTS, RATE, "runaway_guard"),
+            Self::Loop => (StatusCode::LOOP_DETECTED, SERVER, "loop_detected"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "capacity_exhausted"),
             Self::NoneHealthy => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "no_healthy_subscription"),
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "shutting_down"),
@@ -222,6 +228,9 @@ impl From<GatewayError> for Error {
                 Self::new(Cause::RateLimited, message).with_retry_after(retry_after)
             }
             GatewayError::NotAllowed { message } => Self::new(Cause::NotAllowed, sentence(message)),
+            GatewayError::Runaway { message, retry_after } => {
+                Self::new(Cause::Runaway, message).with_retry_after(Some(retry_after))
+            }
             GatewayError::Failed(failure) => failure.into(),
             GatewayError::InvalidOutput { wrong } => Self::new(
                 Cause::InvalidOutput,
@@ -272,6 +281,7 @@ impl From<Failure> for Error {
                 "No subscription can answer: those that were tried are not logged in or have no credit left.",
             ),
             FailureKind::Lacking => Self::new(Cause::UpstreamFailed, sentence(detail)),
+            FailureKind::Runaway => Self::new(Cause::Runaway, sentence(detail)).with_retry_after(Some(LONGEST_RETRY)),
             FailureKind::Spawn => Self::new(Cause::UpstreamFailed, "The Claude CLI could not be started."),
             FailureKind::NoProcess => {
                 Self::new(Cause::Busy, "All processes of the pool are busy. Try again in a moment.")
@@ -362,6 +372,10 @@ impl From<Denial> for Error {
                 format!("The request body did not arrive within {} s.", timeout.as_secs()),
             ),
             Denial::BrokenBody => Self::new(Cause::InvalidValue, "The request body ended before it was complete."),
+            Denial::Loop => Self::new(
+                Cause::Loop,
+                "This request was caused by this very server: the address of the provider leads back to it.",
+            ),
             Denial::Internal => Self::new(Cause::Internal, "The server made a mistake. It has been logged."),
         }
     }

@@ -45,6 +45,10 @@ fn kind(evidence: &Evidence, result: &TurnResult, now: Timestamp, zone: &TimeZon
     {
         return FailureKind::Unauthenticated;
     }
+    // This very program has recognised its own request.
+    if result.status == Some(508) {
+        return FailureKind::Runaway;
+    }
     let is_limit = result.status == Some(429) || matches!(word, "rate_limit" | "usage_limit_reached");
     // Some builds report a spent limit in words only.
     if is_limit || (result.status.is_none() && limit_text::is_limit(text)) {
@@ -134,6 +138,7 @@ mod tests {
         check("model_not_found", Some(404), "There's an issue with the selected model", &FailureKind::ModelNotFound);
         check("invalid_request", Some(413), "Request too large (max 32MB)", &FailureKind::TooLarge);
         check("server_error", Some(500), "API Error: 500", &FailureKind::Unavailable { status: Some(500) });
+        check("server_error", Some(508), "API Error: 508", &FailureKind::Runaway);
         check("server_error", Some(529), "Overloaded", &FailureKind::Unavailable { status: Some(529) });
         check(
             "server_error",

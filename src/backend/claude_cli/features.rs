@@ -21,6 +21,8 @@ pub enum Feature {
     HistoryReplay,
     /// The client's tools reach the provider word by word, and calls come back.
     ClientTools,
+    /// A process waits for the results of the calls it has made, and goes on with them.
+    HybridTools,
     /// A spent limit is reported with its window and its end.
     Limits,
     /// An answer that reaches `max_tokens` ends there, without further requests at the subscription's cost.
@@ -31,8 +33,15 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature, in the order in which they are tried and shown.
-    pub const ALL: [Self; 6] =
-        [Self::LateSystemPrompt, Self::HistoryReplay, Self::ClientTools, Self::Limits, Self::MaxTokens, Self::Cancel];
+    pub const ALL: [Self; 7] = [
+        Self::LateSystemPrompt,
+        Self::HistoryReplay,
+        Self::ClientTools,
+        Self::HybridTools,
+        Self::Limits,
+        Self::MaxTokens,
+        Self::Cancel,
+    ];
 
     /// As it is written in `/debug` and in the log.
     pub const fn as_str(self) -> &'static str {
@@ -40,6 +49,7 @@ impl Feature {
             Self::LateSystemPrompt => "late_system_prompt",
             Self::HistoryReplay => "history_replay",
             Self::ClientTools => "client_tools",
+            Self::HybridTools => "hybrid_tools",
             Self::Limits => "limits",
             Self::MaxTokens => "max_tokens",
             Self::Cancel => "cancel",
@@ -52,6 +62,7 @@ impl Feature {
             Self::LateSystemPrompt => "every request is refused: the CLI would use a system prompt of its own",
             Self::HistoryReplay => "requests with more than one turn are refused",
             Self::ClientTools => "requests with tools are refused",
+            Self::HybridTools => "the results of tools are replayed in another process, which takes longer",
             Self::Limits => "a spent limit counts as a throttle: it is tried again and again",
             Self::MaxTokens => "a request with `max_tokens` may cost up to four times its answer",
             Self::Cancel => "an answer that nobody waits for is paid to its end",
@@ -64,7 +75,7 @@ impl Feature {
             Self::LateSystemPrompt => true,
             Self::HistoryReplay => request.turns.len() > 1,
             Self::ClientTools => !request.tools.is_empty(),
-            Self::Limits | Self::MaxTokens | Self::Cancel => false,
+            Self::HybridTools | Self::Limits | Self::MaxTokens | Self::Cancel => false,
         }
     }
 }

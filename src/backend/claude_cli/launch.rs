@@ -10,6 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::process::Launch;
+use crate::runtime::instance::HOP_HEADER;
 
 /// What a process may inherit: where programs and certificates are, which proxy leads out, language and home.
 const INHERITED: [&str; 19] = [
@@ -91,6 +92,22 @@ pub struct Profile {
     pub oauth_token: Option<String>,
 }
 
+/// What the CLI adds to the head of each of its requests: a header a line.
+const CUSTOM_HEADERS: &str = "ANTHROPIC_CUSTOM_HEADERS";
+
+impl Profile {
+    /// Has every request of its processes say who caused it, if they go to an address that the owner has named: it might
+    /// be our own. Requests to the provider itself carry nothing of ours.
+    pub(super) fn mark_requests(&mut self, instance: &str) {
+        if !self.env.contains_key("ANTHROPIC_BASE_URL") {
+            return;
+        }
+        let mark = format!("{HOP_HEADER}: {instance}");
+        let headers = self.env.entry(CUSTOM_HEADERS.to_owned()).or_default();
+        *headers = if headers.is_empty() { mark } else { format!("{headers}\n{mark}") };
+    }
+}
+
 impl fmt::Debug for Profile {
     /// Without the values that can be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,6 +152,19 @@ pub(super) fn launch(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_to_a_named_address_are_marked_and_others_are_not() {
+        let mut profile = Profile::default();
+        profile.mark_requests("me");
+        assert!(profile.env.is_empty());
+        profile.env.insert("ANTHROPIC_BASE_URL".to_owned(), "http://127.0.0.1:1".to_owned());
+        profile.mark_requests("me");
+        assert_eq!(profile.env[CUSTOM_HEADERS], "x-auth-pool-hop: me");
+        profile.env.insert(CUSTOM_HEADERS.to_owned(), "a: b".to_owned());
+        profile.mark_requests("me");
+        assert_eq!(profile.env[CUSTOM_HEADERS], "a: b\nx-auth-pool-hop: me");
+    }
 
     #[test]
     fn the_environment_is_an_allow_list() {

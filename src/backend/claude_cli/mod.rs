@@ -20,16 +20,20 @@ mod live;
 mod login;
 mod options;
 pub(super) mod output;
+mod places;
 mod probe;
 mod process;
 #[cfg(test)]
 pub(crate) mod replay;
 mod script;
 mod spares;
+mod spawns;
+mod start_error;
 mod terminal;
 mod tools;
 mod traces;
 mod turn;
+mod upkeep;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -41,6 +45,7 @@ pub use binary::Binary;
 pub use features::{Feature, Features, Support};
 pub use launch::Profile;
 pub use login::Login;
+pub use places::MemoryUse;
 pub use probe::CliFacts;
 pub use spares::{ProcessCounts, SpareSettings};
 pub use terminal::hand_over;
@@ -52,6 +57,7 @@ use futures_util::stream::{self, StreamExt as _};
 
 use super::{Backend, Caller, EventStream};
 use crate::conversation::{Model, Request};
+use crate::runtime::instance;
 use crate::runtime::tasks::Tasks;
 use live::Live;
 use process::Launch;
@@ -100,7 +106,8 @@ impl ClaudeCli {
     }
 
     /// The backend of one subscription.
-    pub fn backend(&self, profile: Profile, settings: Settings) -> ClaudeCliBackend {
+    pub fn backend(&self, mut profile: Profile, settings: Settings) -> ClaudeCliBackend {
+        profile.mark_requests(instance::id());
         ClaudeCliBackend {
             spares: self.spares.clone(),
             live: self.live.clone(),
@@ -121,6 +128,21 @@ impl ClaudeCli {
         self.live.retain(is_wanted);
     }
 
+    /// Changes how many processes may be started within a minute.
+    pub fn set_max_spawns(&self, most: usize) {
+        self.spares.set_max_spawns(most);
+    }
+
+    /// What all processes take, as last measured.
+    pub fn memory(&self) -> MemoryUse {
+        self.spares.places().memory()
+    }
+
+    /// Changes how many bytes all processes together may take.
+    pub fn set_max_memory(&self, bytes: u64) {
+        self.spares.places().set_max_memory(bytes);
+    }
+
     /// Replaces every spare by a new one: the CLI itself was replaced. Processes that serve are not touched.
     pub fn renew(&self) {
         self.live.trust_tools();
@@ -134,6 +156,11 @@ impl ClaudeCli {
 
     /// Takes over what is known of the installed CLI: every request from now on is held against it.
     pub fn set_features(&self, features: Features) {
+        if features.has(Feature::HybridTools) {
+            self.live.trust_tools();
+        } else {
+            self.live.distrust_tools();
+        }
         self.features.store(Arc::new(features));
     }
 

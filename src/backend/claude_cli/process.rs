@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tracing::{debug, warn};
 
+use super::places::Place;
 use super::traces::Traces;
 use crate::runtime::tasks::Tasks;
 
@@ -72,28 +72,6 @@ pub(super) struct Process {
     group: Arc<Group>,
 }
 
-/// A place among all processes of the pool. Free again when the process that has it is really gone.
-#[derive(Debug)]
-pub(super) struct Place {
-    permit: Option<OwnedSemaphorePermit>,
-    freed: Arc<Notify>,
-}
-
-impl Place {
-    /// `freed` is told when the place is free again.
-    pub(super) fn new(permit: OwnedSemaphorePermit, freed: &Arc<Notify>) -> Self {
-        Self { permit: Some(permit), freed: Arc::clone(freed) }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // In this order: whoever is woken finds the place free.
-        drop(self.permit.take());
-        self.freed.notify_one();
-    }
-}
-
 /// Why no line could be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
@@ -134,6 +112,9 @@ impl Process {
             ended: AtomicBool::new(false),
             stderr_tail: Mutex::default(),
         });
+        if let Some(leader) = group.leader {
+            place.taken_by(leader.as_raw_nonzero().get());
+        }
         tasks.spawn("claude-cli-watch", watch(child, stderr, Arc::clone(&group), traces, place));
         Ok(Self {
             stdin,

@@ -6,7 +6,6 @@
 //! not crowd out running answers.
 
 use std::collections::VecDeque;
-use std::io;
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,12 +14,16 @@ use serde::Serialize;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::input;
 use super::live::{Live, LiveCounts};
 use super::output::{self, Line};
-use super::process::{Launch, Place, Process, ReadError};
+use super::places::{Closed, Place, Places};
+use super::process::{Launch, Process, ReadError};
+use super::spawns::Spawns;
+use super::start_error::StartError;
+use super::upkeep;
 use crate::runtime::tasks::Tasks;
 
 /// How long a process that starts may keep others from starting.
@@ -45,6 +48,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 pub struct SpareSettings {
     /// Processes of any kind at the same time: running answers and spares.
     pub max_processes: usize,
+    /// Bytes of proportional memory that all processes together may take; can be changed, see
+    /// [`super::ClaudeCli::set_max_memory`].
+    pub max_memory: u64,
     /// Spares at the same time; can be changed, see [`super::ClaudeCli::retain`].
     pub max_spares: usize,
     /// Ready spares for each kind of process that is in demand.
@@ -81,8 +87,7 @@ struct Shared {
     tasks: Tasks,
     /// Processes that give way when places are scarce.
     live: Live,
-    /// Places for processes.
-    permits: Arc<Semaphore>,
+    places: Places,
     /// Starts at the same time. A start keeps a core busy for half a second: more of them than cores only make each
     /// other, and the answers that run, slower.
     starts: Arc<Semaphore>,
@@ -105,6 +110,8 @@ struct State {
     /// Before this no process is made; set by the first request since the last one was.
     refill_at: Option<Instant>,
     started: u64,
+    spawns: Spawns,
+    max_spawns: usize,
     max_spares: usize,
     /// Goes up when the CLI is replaced: a process of an older one becomes no spare any more.
     generation: u64,
@@ -191,36 +198,28 @@ impl Drop for WaitingForPlace<'_> {
     }
 }
 
-/// Why no process could be had.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum StartError {
-    /// The pool stops.
-    #[error("the pool is shutting down")]
-    Closed,
-    /// The operating system refused.
-    #[error("the CLI `{command}` could not be started: {source}")]
-    Io {
-        /// The executable.
-        command: String,
-        /// Why.
-        source: io::Error,
-    },
-}
-
 impl Spares {
     /// Starts the maker.
     pub(super) fn new(settings: SpareSettings, live: &Live, tasks: &Tasks) -> Self {
+        let wake = Arc::default();
         let spares = Self(Arc::new(Shared {
             settings,
             tasks: tasks.clone(),
             live: live.clone(),
-            permits: Arc::new(Semaphore::new(settings.max_processes)),
+            places: Places::new(settings.max_processes, settings.max_memory, &wake),
             starts: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
-            state: Mutex::new(State { max_spares: settings.max_spares, ..State::default() }),
-            wake: Arc::default(),
+            state: Mutex::new(State { max_spares: settings.max_spares, max_spawns: usize::MAX, ..State::default() }),
+            wake,
             closing: CancellationToken::new(),
         }));
         tasks.spawn("claude-cli-spares", make(spares.clone()));
+        tasks.spawn("claude-cli-memory", {
+            let spares = spares.clone();
+            async move {
+                let closing = spares.0.closing.clone();
+                closing.run_until_cancelled(upkeep::run(spares)).await;
+            }
+        });
         spares
     }
 
@@ -281,20 +280,53 @@ impl Spares {
     /// A place for a process. Spares give way, then live processes; when all places are taken by answers, one of them has
     /// to end.
     async fn place(&self) -> Result<Place, StartError> {
-        let permits = &self.0.permits;
-        let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-            permit
+        if let Some(place) = self.0.places.try_take() {
+            return Ok(place);
+        }
+        let _waiting = WaitingForPlace::new(self);
+        self.0.places.take(|| self.give_way()).await.map_err(|Closed| StartError::Closed)
+    }
+
+    /// Lets the oldest spare go, or the live process used longest ago; its place is free when it is gone.
+    fn give_way(&self) {
+        let oldest = self.state().ready.pop_front();
+        if oldest.is_none() {
+            self.0.live.evict_oldest();
+        }
+        drop(oldest);
+    }
+
+    /// Lets go of what is worth least while memory is short, and says what it was; `None` when everything that is left
+    /// serves somebody. Processes that wait for a client's tools are the last to go.
+    pub(super) fn let_go(&self) -> Option<&'static str> {
+        if self.drop_spare(1) {
+            Some("a spare")
+        } else if self.0.live.evict_oldest_idle() {
+            Some("the conversation used longest ago")
+        } else if self.drop_spare(0) {
+            Some("the last spare")
         } else {
-            let _waiting = WaitingForPlace::new(self);
-            // The oldest spare goes, or the live process used longest ago; its place is free when it is gone.
-            let oldest = self.state().ready.pop_front();
-            if oldest.is_none() {
-                self.0.live.evict_oldest();
-            }
-            drop(oldest);
-            Arc::clone(permits).acquire_owned().await.map_err(|_| StartError::Closed)?
-        };
-        Ok(Place::new(permit, &self.0.wake))
+            self.0.live.evict_oldest().then_some("a conversation that waits for tools")
+        }
+    }
+
+    /// Lets go of the spare whose kind was used longest ago, if there are more than `keep`.
+    fn drop_spare(&self, keep: usize) -> bool {
+        let mut state = self.state();
+        if state.ready.len() <= keep {
+            return false;
+        }
+        let State { ready, demand, .. } = &mut *state;
+        let rank = |spare: &Spare| demand.iter().position(|kind| kind.launch == spare.launch).unwrap_or(usize::MAX);
+        let victim = (0..ready.len()).max_by_key(|index| rank(&ready[*index]));
+        let victim = victim.and_then(|index| ready.remove(index));
+        drop(state);
+        victim.is_some()
+    }
+
+    /// The places of all processes.
+    pub(super) fn places(&self) -> &Places {
+        &self.0.places
     }
 
     /// A spare of any model that differs from `kind` in nothing else, for a question that leaves it as it is. `None` when
@@ -336,10 +368,26 @@ impl Spares {
     }
 
     fn start_in(&self, launch: &Launch, place: Place) -> Result<Process, StartError> {
+        self.count_spawn()?;
         let process = Process::start(launch, place, self.0.settings.max_line_bytes, &self.0.tasks)
             .map_err(|source| StartError::Io { command: launch.command.display().to_string(), source })?;
         self.state().started += 1;
         Ok(process)
+    }
+
+    /// Counts a start, or refuses it: what goes in circles must not take the machine with it.
+    fn count_spawn(&self) -> Result<(), StartError> {
+        let mut state = self.state();
+        let most = state.max_spawns;
+        let Err(after) = state.spawns.admit(most, Instant::now()) else { return Ok(()) };
+        drop(state);
+        error!(most, "the runaway guard stops the start of CLI processes");
+        Err(StartError::Runaway { most, after: Duration::from_secs(after.as_secs() + 1) })
+    }
+
+    /// Changes how many processes may be started within a minute.
+    pub(super) fn set_max_spawns(&self, most: usize) {
+        self.state().max_spawns = most;
     }
 
     /// Keeps only the kinds that `wanted` says, and no more than `max_spares`: after a change of the configuration.
@@ -379,7 +427,7 @@ impl Spares {
         };
         drop(ready);
         self.0.closing.cancel();
-        self.0.permits.close();
+        self.0.places.close();
         self.0.starts.close();
         self.0.wake.notify_one();
     }
@@ -388,7 +436,7 @@ impl Spares {
         let state = self.state();
         let spare = state.ready.len() + state.lent.len();
         let LiveCounts { idle: live, parked } = self.0.live.counts();
-        let all = self.0.settings.max_processes - self.0.permits.available_permits();
+        let all = self.0.places.taken();
         let running = all.saturating_sub(spare + live + parked);
         ProcessCounts { running, live, parked, spare, started: state.started }
     }
@@ -424,13 +472,16 @@ impl Spares {
             let victim = (0..ready.len()).max_by_key(|index| rank(&ready[*index]))?;
             ready.remove(victim);
         }
-        // When there is no place, a process that nobody waits for makes room; the one that goes wakes the maker.
-        let Ok(permit) = Arc::clone(&self.0.permits).try_acquire_owned() else {
+        // When there is no place, a process that nobody waits for makes room, but only for the kind used last; the one
+        // that goes wakes the maker.
+        let Some(place) = self.0.places.try_take() else {
+            let is_newest = demand.front().is_some_and(|kind| kind.launch == launch);
             drop(state);
-            self.0.live.evict_oldest_idle();
+            if is_newest {
+                self.0.live.evict_oldest_idle();
+            }
             return None;
         };
-        let place = Place::new(permit, &self.0.wake);
         Some(ToMake { launch, place, generation: state.generation })
     }
 

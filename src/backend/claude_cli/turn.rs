@@ -225,8 +225,7 @@ impl Turn {
         let Ok(obtained) = obtained else {
             return Err(Failure::new(FailureKind::NoProcess, "no CLI process became free in time"));
         };
-        let Obtained { process, start } =
-            obtained.map_err(|error| Failure::new(FailureKind::Spawn, error.to_string()))?;
+        let Obtained { process, start } = obtained.map_err(|error| error.failure())?;
         if start.is_some() {
             self.origin = Origin::New;
         }

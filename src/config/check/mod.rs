@@ -73,6 +73,7 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
         claude,
         server: server::server(&file, context, findings),
         client_keys: client_keys::check(&file, context, findings),
+        runaway_guard: file.runaway_guard,
         circuit_breaker: circuit_breaker(&file.circuit_breaker, &at("circuitBreaker"), findings),
         capacity_tracking: capacity_tracking(&file.capacity_tracking, &at("capacityTracking"), findings),
         organizations: client_keys::organizations(&file.organizations, findings),
@@ -96,21 +97,8 @@ pub(super) fn member(file: &raw::File, context: &Context<'_>, findings: &mut Fin
 /// Says of every field that was changed and that nothing reads yet that it does nothing.
 fn without_effect(file: &raw::File, findings: &mut Findings) {
     let default = raw::File::default();
-    let (breaker, tracking) = (&file.circuit_breaker, &file.capacity_tracking);
-    let changed = [
-        ("circuitBreaker", "timeout", breaker.timeout != default.circuit_breaker.timeout),
-        (
-            "capacityTracking",
-            "syncIntervalSeconds",
-            tracking.sync_interval_seconds != default.capacity_tracking.sync_interval_seconds,
-        ),
-        ("capacityTracking", "redisKeyPrefix", tracking.redis_key_prefix != default.capacity_tracking.redis_key_prefix),
-        (
-            "capacityTracking",
-            "redisTTLSeconds",
-            tracking.redis_ttl_seconds != default.capacity_tracking.redis_ttl_seconds,
-        ),
-    ];
+    let breaker = &file.circuit_breaker;
+    let changed = [("circuitBreaker", "timeout", breaker.timeout != default.circuit_breaker.timeout)];
     for (section, field, _) in changed.into_iter().filter(|(.., changed)| *changed) {
         findings.warning(FieldPath::field(section).key(field), "has no effect in this version");
     }
@@ -185,6 +173,9 @@ fn rebalancing(
     }
 }
 
+/// Less than this is no room for a single CLI process.
+const LEAST_MEMORY: u64 = 256 * 1024 * 1024;
+
 /// `needed`: whether a subscription is driven through the CLI.
 fn claude(
     section: &raw::Claude,
@@ -212,6 +203,10 @@ fn claude(
         idle_timeout,
         total_timeout,
         max_processes: section.max_processes,
+        max_memory: section
+            .max_memory
+            .as_ref()
+            .map(|size| size.resolve(&at.key("maxMemory"), LEAST_MEMORY..=u64::MAX >> 1, findings)),
         spares_per_subscription: section.spares_per_subscription,
         max_line_bytes: section.max_line_bytes,
         usage_poll_interval: usage_poll_interval(&section.usage_poll_interval, &at.key("usagePollInterval"), findings),
@@ -284,5 +279,11 @@ fn capacity_tracking(section: &raw::CapacityTracking, at: &FieldPath, findings: 
         ),
         redis_key_prefix: section.redis_key_prefix.clone(),
         redis_ttl: section.redis_ttl_seconds.resolve(&at.key("redisTTLSeconds"), Unit::Seconds, SECOND..=DAY, findings),
+        redis_timeout: section.redis_timeout.resolve(
+            &at.key("redisTimeout"),
+            Unit::Milliseconds,
+            Duration::from_millis(1)..=SECOND * 30,
+            findings,
+        ),
     }
 }

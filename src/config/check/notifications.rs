@@ -77,6 +77,7 @@ fn check_rule(
         (RuleType::LimitReached, None) => RuleKind::LimitReached,
         (RuleType::AuthFailed, None) => RuleKind::AuthFailed,
         (RuleType::Recovered, None) => RuleKind::Recovered,
+        (RuleType::ReplicasApart, None) => RuleKind::ReplicasApart,
     };
     Some(Rule { kind, channels: rule.channels.clone(), enabled: rule.enabled })
 }

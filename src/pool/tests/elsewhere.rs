@@ -71,6 +71,8 @@ fn slots_that_others_hold_keep_only_those_away_who_need_one() {
     let home = world.turn("a", 0.0);
     world.pool.hold(world.now, &home, Shortage::Slots, world.now + HOUR);
     assert_eq!(world.turn("a", 0.0), home);
+    // That one has ended: the slots are asked for anew, and found taken.
+    world.pool.hold(world.now, &home, Shortage::Slots, world.now + HOUR);
     for session in ["b", "c", "d"] {
         assert_ne!(world.turn(session, 0.0), home);
     }

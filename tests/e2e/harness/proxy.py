@@ -91,6 +91,8 @@ class Proxy:
                 "selfTest": False,
             }
             | (claude or {}),
+            # Tests ask the same again and again.
+            "runawayGuard": {"enabled": False},
         } | sections
         self.config_path = folder / "auth-pool.json"
         self.config_path.write_text(json.dumps(config, indent=2))

@@ -21,10 +21,9 @@ fn empty(dir: &Path) -> PathBuf {
 fn the_key_alone_is_a_pool_of_one() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path().to_str().unwrap();
-    let state = ("AUTH_POOL_STATE_DIR", home);
     for vars in [
-        vec![("ANTHROPIC_API_KEY", "sk-x"), state],
-        vec![("ANTHROPIC_API_KEY", "sk-x"), state, ("HOME", home), ("PATH", "")],
+        vec![("ANTHROPIC_API_KEY", "sk-x"), ("HOME", home)],
+        vec![("ANTHROPIC_API_KEY", "sk-x"), ("HOME", home), ("PATH", "")],
     ] {
         let config = load(&vars).unwrap();
         assert_eq!(config.warnings, []);

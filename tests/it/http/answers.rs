@@ -169,6 +169,7 @@ async fn models_are_listed_and_shown() {
 
 #[tokio::test]
 async fn health_is_told_without_a_key_and_readiness_with_its_reason() {
+    let checks = |pool: &str| json!({ "pool": { "status": pool, "subscriptions": 0, "eligible": 0 } });
     let fixture = start(Script::Hang).await;
     assert_eq!(
         fixture.get("/health").await.json(),
@@ -179,12 +180,19 @@ async fn health_is_told_without_a_key_and_readiness_with_its_reason() {
         })
     );
     assert_eq!(fixture.get("/health/live").await.json(), json!({ "status": "ok" }));
-    assert_eq!(fixture.get("/health/ready").await.json(), json!({ "status": "ready" }));
+    assert_eq!(fixture.get("/health/ready").await.json(), json!({ "status": "ready", "checks": checks("ok") }));
+    for service in ["/health/redis", "/health/db"] {
+        let answer = fixture.get(service).await;
+        assert_eq!((answer.status, answer.json()["status"].as_str()), (200, Some("not_configured")), "{service}");
+    }
 
     let fixture = start_with(settings(), FakeGateway::unready("no subscription is logged in")).await;
     let answer = fixture.get("/health/ready").await;
     assert_eq!(answer.status, 503);
-    assert_eq!(answer.json(), json!({ "status": "not_ready", "reason": "no subscription is logged in" }));
+    assert_eq!(
+        answer.json(),
+        json!({ "status": "not_ready", "reason": "no subscription is logged in", "checks": checks("down") })
+    );
 }
 
 #[tokio::test]

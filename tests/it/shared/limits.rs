@@ -95,6 +95,7 @@ async fn tokens_count_by_estimate_while_they_run_and_by_what_they_were_afterward
     // They were fewer than thought,
     first.settle(true, input(20), MicroUsd::ZERO);
     second.settle(true, input(20), MicroUsd::ZERO);
+    other.flushed().await;
     one.admitted(&limited("c")).await.settle(true, input(70), MicroUsd::ZERO);
     // and now they are 110.
     let (shortage, wait) = refused(&one, &limited("d")).await;
@@ -156,16 +157,19 @@ async fn the_longest_idle_session_gives_way_but_never_one_that_runs() {
     let limited = |session: &str| bounds(ask(session), |bounds| bounds.clients = 2);
     let running = one.admitted(&limited("runs")).await;
     other.admitted(&limited("idle")).await.settle(true, NOTHING.0, NOTHING.1);
+    other.flushed().await;
     tokio::time::sleep(Duration::from_millis(700)).await;
     let third = other.admitted(&limited("third")).await;
     // The one that runs keeps its slot though its last beginning was long ago.
     assert_eq!(refused(&one, &limited("fourth")).await.0, Shortage::Slots);
     // A request that nobody named holds a slot while it runs, and no longer.
     third.settle(false, NOTHING.0, NOTHING.1);
+    other.flushed().await;
     let unnamed = Ask { explicit: false, ..limited("f1") };
     let unnamed = one.admitted(&unnamed).await;
     assert_eq!(refused(&one, &limited("fifth")).await.0, Shortage::Slots);
     unnamed.settle(true, NOTHING.0, NOTHING.1);
+    one.flushed().await;
     one.admitted(&limited("fifth")).await;
     drop(running);
 }

@@ -1,5 +1,6 @@
 //! What several replicas share, over a real Redis server.
 
+mod contract;
 mod limits;
 mod outage;
 mod server;
@@ -54,6 +55,11 @@ impl Replica {
             Verdict::Admitted(admission) => admission,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Waits until the server has carried out all that was sent to it so far: questions are answered in their order.
+    async fn flushed(&self) {
+        self.shared.home_of("nobody".to_owned()).await;
     }
 
     /// The next thing heard that `wanted` is about.
