@@ -163,3 +163,19 @@ def test_without_redis_each_replica_counts_by_itself_and_afterwards_all_together
         assert "Redis answers again" in proxy.daemon.log()
     if time.monotonic() - begun < 50:
         assert [status(proxy, "more") for proxy in every] == [503, 503]
+
+
+def test_services_are_told_one_by_one_and_with_readiness(start: Start) -> None:
+    """Without Redis, and with the store that there always is."""
+    proxy = start(subscriptions=1)
+    alone = proxy.http.get("/health/redis")
+    assert (alone.status_code, alone.json()["status"]) == (200, "not_configured")
+    store = proxy.http.get("/health/db")
+    assert (store.status_code, store.json()["status"], store.json()["kind"]) == (200, "ok", "sqlite")
+    assert str(proxy.folder) not in store.text
+    checks = proxy.http.get("/health/ready").json()["checks"]
+    assert {name: check["status"] for name, check in checks.items()} == {
+        "pool": "ok",
+        "redis": "not_configured",
+        "db": "ok",
+    }

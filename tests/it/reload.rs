@@ -188,7 +188,12 @@ async fn a_thousand_subscriptions_are_rewritten_under_load_and_no_request_fails(
     assert_eq!(failed, 0);
     // A fraction of a second on a quiet machine.
     assert!(slowest < Duration::from_secs(20), "{slowest:?}");
-    assert_eq!(proxy.get("/health").await["pool"]["inFlight"], 0);
+    // The bookkeeping of the last answers may still be under way when their clients have them.
+    let over = Instant::now();
+    while proxy.get("/health").await["pool"]["inFlight"] != 0 {
+        assert!(over.elapsed() < PATIENCE, "a lease has leaked");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     proxy.app.stop().await;
 }
 

@@ -19,9 +19,9 @@ pub use keep::Keeper;
 
 use crate::alert::Alerts;
 use crate::config::{Config, StorePlace};
-use crate::gateway::{Clients, PooledGateway, SharedPool};
+use crate::gateway::{Clients, PartHealth, PooledGateway, SharedPool};
 use crate::runtime::{clock, tasks::Tasks};
-use crate::store::{Bounds, Location, Pruned, Retention, Store, Writer};
+use crate::store::{Bounds, Health, Location, Pruned, Retention, Store, Writer};
 use crate::units::Timestamp;
 
 /// How long the start waits for what was known before.
@@ -92,6 +92,17 @@ impl Recording {
         gateway.show_in_debug("store", {
             let writer = self.writer.clone();
             move || json!(writer.health())
+        });
+        gateway.show_in_health("db", {
+            let writer = self.writer.clone();
+            // Everybody may ask: neither where it is nor what it said is told here.
+            move || {
+                let Health { kind, ok, failing_since, lag_ms, buffered, written, .. } = writer.health();
+                let details = json!({
+                    "kind": kind, "failingSince": failing_since, "lagMs": lag_ms, "buffered": buffered, "written": written,
+                });
+                PartHealth::new(ok, &details)
+            }
         });
         self.tasks.spawn("states", {
             let (recording, pool, stop) = (self.clone(), pool.clone(), stop.clone());
