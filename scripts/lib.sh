@@ -30,10 +30,10 @@ claude_cli() {
   if [[ $("$binary" --version 2>/dev/null || true) != "$version "* ]] || ! follows_lock "$folder"; then
     need npm "the official Claude CLI is installed with it (https://nodejs.org)"
     say "installing the official Claude CLI $version into tests/cli/$version (a few hundred MB, once)"
-    # Progress belongs on stderr: stdout is the path.
-    (cd "$folder" && npm ci --ignore-scripts=false --loglevel=http --no-progress) >&2 || die "npm could not install the CLI"
-    # Where npm does not run packages' scripts whatever it is told, the package's own installer is left to do.
-    "$binary" --version >/dev/null 2>&1 || node "$folder/node_modules/@anthropic-ai/claude-code/install.cjs" >&2
+    # Progress belongs on stderr: stdout is the path. npm does not run packages' scripts everywhere, so none is left to
+    # it: the one that is needed, the package's own installer, is run by name.
+    (cd "$folder" && npm ci --ignore-scripts --loglevel=http --no-progress) >&2 || die "npm could not install the CLI"
+    node "$folder/node_modules/@anthropic-ai/claude-code/install.cjs" >&2 || die "the CLI's installer failed"
     [[ $("$binary" --version) == "$version "* ]] || die "$binary does not run"
   fi
   printf '%s\n' "$binary"

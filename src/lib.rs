@@ -13,7 +13,7 @@
 //! | [`server`] | the front door on hyper: accept, limits, client keys, routing, request id, CORS, SSE | `api`, `admin`, `gateway`, `runtime` |
 //! | [`api`] | what clients speak, one folder a dialect, and the operator's views | `admin`, `gateway`, `conversation` |
 //! | [`gateway`] | one request's life: lease (or a place in the queue) -> run -> classify -> retry elsewhere -> finish | `pool`, `shared`, `backend`, `conversation`, `runtime` |
-//! | [`backend`] | executes a request: the official `claude` CLI, or the Messages API with a key | `conversation`, `runtime` |
+//! | [`backend`] | executes a request: the official `claude` CLI, the Messages API with a key, or an OpenAI-compatible endpoint | `conversation`, `runtime` |
 //! | [`pool`] | the brain, pure: (now, command) -> (decision, effects); no I/O, no clock, no tokio | `conversation` |
 //! | [`shared`] | what several replicas have in common, kept in Redis: limits, leases, sessions, news | `pool`, `conversation`, `runtime` |
 //! | [`simulator`] | the very same pool in a simulated week: strategies compared with each other and with an optimum | `pool`, `conversation` |

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::ask::ask;
 use super::lease::{Lease, SharedPool};
 use super::queue::Unserved;
 use super::{Call, Failure, PooledGateway, QueueSettings};
@@ -200,7 +199,7 @@ impl PooledGateway {
     ) -> Result<Lease, Unserved> {
         let pool = self.pool();
         let Some(replicas) = pool.replicas() else { return self.lease(call, tried, last, attempt, queue).await };
-        let ask = ask(call, tried);
+        let ask = self.ask(call, tried);
         let mut lease = match pool.lease_where_bound(&ask, replicas).await {
             Some(lease) => lease,
             None => self.lease(call, tried, last, attempt, queue).await?,

@@ -330,7 +330,7 @@ impl PooledGateway {
     }
 
     /// What the pool is asked on behalf of a call's client.
-    fn ask<'a>(&self, call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
+    pub(super) fn ask<'a>(&self, call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
         Ask { only: self.only(call), ..ask(call, exclude) }
     }
 

@@ -497,7 +497,7 @@ def main():
             title, ways = f"Claude CLI {name}", [PROXY, BY_HAND, COLD]
             labels = {"in": "request at the provider", "out": "each later chunk"}
         if not command.exists():
-            sys.exit(f"{command.relative_to(ROOT)} is missing: run `npm ci` in tests/cli/{name}")
+            sys.exit(f"{command.relative_to(ROOT)} is missing: scripts/test e2e installs it")
         with Bench(arguments, command, settle) as bench:
             sample = bench.clock_sample if name == CLOCK else bench.sample
             samples = run(bench, ways, sample, rounds, arguments.warm_up, compare=name != CLOCK)

@@ -63,7 +63,7 @@ def build(pytestconfig: pytest.Config) -> Build:
     version = pytestconfig.getoption("--cli-version")
     program = Path(pytestconfig.getoption("--program")).resolve()
     cli = ROOT / "tests/cli" / version / "node_modules/.bin/claude"
-    for needed, advice in ((program, "cargo build"), (cli, f"npm ci in tests/cli/{version}")):
+    for needed, advice in ((program, "cargo build"), (cli, "scripts/test installs it")):
         assert needed.is_file(), f"{needed} is missing: {advice}"
     return Build(program, cli, version)
 
