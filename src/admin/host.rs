@@ -24,7 +24,7 @@ pub trait Host: Send + Sync {
     /// runs.
     fn reset(&self, subscription: &str) -> Option<bool>;
 
-    /// Asks a subscription for a very short answer, and tells how that went; `None` where no pool runs.
+    /// Looks whether a subscription could serve, and tells how that went; `None` where no pool runs.
     fn test<'a>(&'a self, subscription: &'a str) -> BoxFuture<'a, Option<Value>>;
 
     /// What a client has spent in seven days, in dollars.
