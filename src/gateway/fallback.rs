@@ -21,33 +21,49 @@ use tracing::{info, warn};
 use super::ask::{estimated_cost, session_key};
 use super::clients::Spending;
 use super::pooled::{Begun, begun};
+use super::record::{ProgressState, Trace};
 use super::routing::{NamedBackend, Routing, Target};
 use super::{Answer, Call, GatewayError, PooledGateway, QueueSettings, Served, SessionHint};
 use crate::backend::{Caller, EventStream, Failure, FailureKind, Fault};
 use crate::conversation::{Event, Price};
-use crate::pool::{Effect, Only, Realm, RefusalReason, SessionLabel};
+use crate::pool::{Effect, Only, Realm, RefusalReason, SessionLabel, Spent};
 use crate::runtime::clock;
+use crate::units::Timestamp;
 
 /// When to come back to a backend that is busy.
 const BUSY: Duration = Duration::from_secs(1);
 
 impl PooledGateway {
-    /// Gives a request to the one it names, or to whoever serves first.
+    /// Gives a request to the one it names, or to whoever serves first, and writes down how it begins.
     pub(super) async fn begin(&self, call: &Call, deadline: Instant) -> Result<Answer, GatewayError> {
+        let trace = self.trace(call);
+        let answer = self.begin_somewhere(call, deadline, trace.as_ref()).await;
+        if let (Some(trace), Err(error)) = (trace, &answer) {
+            trace.failed(error);
+        }
+        answer
+    }
+
+    async fn begin_somewhere(
+        &self,
+        call: &Call,
+        deadline: Instant,
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Answer, GatewayError> {
         let routing = self.routing();
         if let Some(target) = call.backend.as_ref().and_then(|name| routing.named.get(name)) {
             return match target {
-                Target::Backend(named) => self.ask_backend(call, named, None, deadline).await,
-                Target::Pool | Target::Subscription(_) => self.begin_in_pool(call, deadline).await,
+                Target::Backend(named) => self.ask_backend(call, named, None, deadline, trace).await,
+                Target::Pool | Target::Subscription(_) => self.begin_in_pool(call, deadline, trace).await,
             };
         }
         let mut first: Option<GatewayError> = None;
         let mut reason: Option<String> = None;
         for one in routing.order() {
             let outcome = match one {
-                None => self.begin_in_pool(call, deadline).await,
+                None => self.begin_in_pool(call, deadline, trace).await,
                 Some(_) if reason.is_some() && !self.may_leave_the_pool(call) => continue,
-                Some(named) => self.ask_backend(call, named, reason.clone(), deadline).await,
+                Some(named) => self.ask_backend(call, named, reason.clone(), deadline, trace).await,
             };
             let error = match outcome {
                 Err(error) if first.is_some() || may_pass_on(&error) => error,
@@ -96,6 +112,7 @@ impl PooledGateway {
         named: &NamedBackend,
         instead: Option<String>,
         deadline: Instant,
+        trace: Option<&Arc<Trace>>,
     ) -> Result<Answer, GatewayError> {
         if !self.may_leave_the_pool(call) {
             let message = format!("this client key may not use the backend '{}'", named.name());
@@ -114,7 +131,8 @@ impl PooledGateway {
         let caller = Caller { client: Arc::clone(&call.client) };
         let price = call.request.model.price;
         let events = named.backend().run(&call.request, &caller);
-        let run = Run { events, named: named.clone(), spending, price, finished: false, _place: place };
+        let book = trace.map(|trace| Book::open(trace, named));
+        let run = Run { events, named: named.clone(), spending, price, finished: false, book, _place: place };
         let Begun { events, cache_is_warm } =
             begun(call, run, deadline, self.kill_token()).await.map_err(|failure| {
                 warn!(backend = %named.name(), kind = ?failure.kind, detail = %failure, "the backend failed");
@@ -185,8 +203,29 @@ struct Run {
     spending: Spending,
     price: Price,
     finished: bool,
+    book: Option<Book>,
     /// Given back at the end.
     _place: OwnedSemaphorePermit,
+}
+
+/// Where it is written down what a backend did for a request. Of one that is left early nothing is known but that.
+struct Book {
+    trace: Arc<Trace>,
+    /// No subscription can be called so.
+    name: Arc<str>,
+    begun: Timestamp,
+}
+
+impl Book {
+    fn open(trace: &Arc<Trace>, named: &NamedBackend) -> Self {
+        let name = format!("backend:{}", named.name()).into();
+        trace.attempt(&name);
+        Self { trace: Arc::clone(trace), name, begun: clock::now() }
+    }
+
+    fn close(&self, outcome: (&'static str, ProgressState), spent: Spent) {
+        self.trace.ended(&self.name, (self.begun, clock::now()), outcome, spent, None);
+    }
 }
 
 impl Stream for Run {
@@ -200,12 +239,21 @@ impl Stream for Run {
                     self.finished = true;
                     self.named.note_usage(usage);
                     // What the endpoint charges is not known: the model that was asked for is the measure.
-                    self.spending.book(clock::now(), self.price.cost_with_short_cache(usage));
+                    let cost = self.price.cost_with_short_cache(usage);
+                    self.spending.book(clock::now(), cost);
+                    if let Some(book) = &self.book {
+                        book.close(("completed", ProgressState::Completed), Spent { usage: *usage, cost });
+                    }
                 }
                 // These are for the pool.
                 Some(Ok(Event::Limits(_) | Event::Settled(_))) => continue,
                 Some(Err(_)) if self.finished => return Poll::Ready(None),
-                Some(Err(failure)) => self.named.note_failure(failure),
+                Some(Err(failure)) => {
+                    self.named.note_failure(failure);
+                    if let Some(book) = &self.book {
+                        book.close(("backend_failed", ProgressState::Failed), Spent::default());
+                    }
+                }
                 Some(Ok(_)) | None => {}
             }
             return Poll::Ready(item);

@@ -49,7 +49,8 @@ pub(super) fn models(state: &State, bearer: Option<&Bearer>, number: u64, at: Ti
         let question = Question { state, bearer, body: &Value::Null, ask: Ask::of(&Value::Null), number, at };
         return question.refusal(&rule.action);
     }
-    let model = |id: &str| json!({ "type": "model", "id": id, "display_name": id, "created_at": "2025-09-29T00:00:00Z" });
+    let model =
+        |id: &str| json!({ "type": "model", "id": id, "display_name": id, "created_at": "2025-09-29T00:00:00Z" });
     let models = ["claude-sonnet-4-5", "claude-haiku-4-5"];
     let body = json!({
         "data": models.map(model), "has_more": false, "first_id": models[0], "last_id": models[1],

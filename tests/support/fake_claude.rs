@@ -27,7 +27,13 @@ fn auth(words: &[String]) {
         Some("status") => {
             let by_token = env::var_os("CLAUDE_CODE_OAUTH_TOKEN").is_some();
             let is_in = by_token || login.is_some_and(|login| login.exists());
-            let method = if by_token { "oauth_token" } else if is_in { "claude.ai" } else { "none" };
+            let method = if by_token {
+                "oauth_token"
+            } else if is_in {
+                "claude.ai"
+            } else {
+                "none"
+            };
             say(&format!(r#"{{"loggedIn":{is_in},"authMethod":"{method}"}}"#));
         }
         Some("login") => fs::write(login.expect("a profile"), "{}").expect("a login"),
