@@ -18,6 +18,7 @@ mod reload;
 mod runaway;
 mod selftest;
 mod shared;
+mod spares;
 mod store;
 mod structured;
 mod usage;
