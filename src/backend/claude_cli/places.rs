@@ -182,11 +182,7 @@ impl Places {
 
     /// Looks what each process takes. `resident` is cheap: what is in memory, shared pages in full. `proportional` walks
     /// all pages of the process, milliseconds for a large one, so it is asked only when much has changed.
-    pub(super) fn measure(
-        &self,
-        resident: impl Fn(i32) -> Option<u64>,
-        proportional: impl Fn(i32) -> Option<u64>,
-    ) {
+    pub(super) fn measure(&self, resident: impl Fn(i32) -> Option<u64>, proportional: impl Fn(i32) -> Option<u64>) {
         let seats: Vec<Arc<Seat>> = self.seats().iter().filter_map(Weak::upgrade).collect();
         for seat in &seats {
             let pid = seat.pid.load(Ordering::Relaxed);
