@@ -191,7 +191,7 @@ def test_what_a_killed_server_leaves_is_removed_by_the_next(start: Start, standi
     assert left, "a folder to run in, and one for each process"
     killed.disconnect()
     killed.daemon.process.kill()
-    killed.daemon.wait(10)
+    killed.daemon.process.wait(10)
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in processes), "its processes to be gone")
     assert {path.name for path in tmp_path.iterdir()} >= left, "nobody was there to tidy up"
     unrelated = tmp_path / "cli-something-else"
