@@ -7,8 +7,48 @@ const STEPS: [(i64, &str, &str); 1] = [(1, "tables", include_str!("migrations/00
 
 /// Knows which steps a database has taken, and takes the others. Several programs may start at once: the first one works.
 pub(super) fn migrator() -> Migrator {
-    let steps = STEPS.into_iter().map(|(version, name, sql)| {
+    of(&STEPS)
+}
+
+fn of(steps: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let steps = steps.iter().map(|&(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
     });
     Migrator::with_migrations(steps.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Location, Store, StoreError};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_later_version_takes_its_own_steps_only_and_an_earlier_one_refuses_what_it_does_not_know() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pool.db");
+        let first = Store::open(Location::file(&path)).await.unwrap();
+        let entry = crate::store::StickySession {
+            id: "a".to_owned(),
+            subscription: "sub1".to_owned(),
+            since: crate::units::Timestamp::from_secs(1),
+            last_used: crate::units::Timestamp::from_secs(1),
+        };
+        first.put_sessions(std::slice::from_ref(&entry)).await.unwrap();
+
+        let later =
+            [STEPS[0], (2, "later", "ALTER TABLE sticky_sessions ADD COLUMN note TEXT NOT NULL DEFAULT 'none'")];
+        let super::super::Database::Sqlite(pool) = &first.0.database else { panic!("a file") };
+        // Twice: what is done is left alone.
+        for _ in 0..2 {
+            of(&later).run(pool).await.unwrap();
+        }
+        let notes: Vec<String> = sqlx::query_scalar("SELECT note FROM sticky_sessions").fetch_all(pool).await.unwrap();
+        assert_eq!(notes, ["none"]);
+        // Who is running goes on, for as long as the columns that it knows are there.
+        assert_eq!(first.sessions(entry.since, 10).await.unwrap(), [entry]);
+
+        let refused = Store::open(Location::file(&path)).await.map(drop).unwrap_err();
+        assert!(matches!(refused, StoreError::Migration(_)), "{refused}");
+        assert!(refused.to_string().contains('2'), "{refused}");
+    }
 }

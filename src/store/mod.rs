@@ -175,11 +175,27 @@ impl Store {
 
     /// Runs one statement and returns how many rows it changed.
     async fn execute(&self, sql: Sql) -> Result<u64> {
-        Ok(self.transaction(vec![sql]).await?.into_iter().sum())
+        self.prepare().await?;
+        // A statement is a transaction by itself, and by itself it is one way to the database and back.
+        limited(
+            async {
+                match &self.0.database {
+                    Database::Sqlite(pool) => sql.execute_sqlite(&mut *pool.acquire().await?).await,
+                    Database::Postgres(pool) => sql.execute_postgres(&mut *pool.acquire().await?).await,
+                }
+            }
+            .boxed(),
+        )
+        .await
     }
 
     /// Runs statements, all or none of them, and returns how many rows each changed.
-    async fn transaction(&self, statements: Vec<Sql>) -> Result<Vec<u64>> {
+    async fn transaction(&self, mut statements: Vec<Sql>) -> Result<Vec<u64>> {
+        match statements.len() {
+            0 => return Ok(Vec::new()),
+            1 => return Ok(vec![self.execute(statements.remove(0)).await?]),
+            _ => {}
+        }
         let mut rows = Vec::new();
         self.transaction_if(statements, |changed| {
             rows = changed.to_vec();
