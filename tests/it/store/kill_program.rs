@@ -5,8 +5,8 @@
 //! --nocapture` shows what was measured: for each kill the age of the oldest record that was lost.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use auth_pool::config::Env;
