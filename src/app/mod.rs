@@ -17,6 +17,7 @@ mod upkeep;
 mod usage_poll;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +27,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::backend::claude_cli::ClaudeCli;
+use crate::backend::claude_cli::{ClaudeCli, SCRATCH};
 use crate::config::{Config, Env, Overrides};
 use crate::gateway::{PooledGateway, SharedPool};
-use crate::runtime::tasks::Tasks;
+use crate::runtime::scratch;
+use crate::runtime::tasks::{self, Tasks};
 use crate::server::Server;
 use crate::store::Store;
 use cli_watch::CliWatch;
@@ -43,6 +45,9 @@ pub use parts::cli_backends;
 pub use recording::{Keeper, store_location};
 pub use registry::vault;
 pub use replicas::address as redis_address;
+
+/// How the name of the directory begins in which CLI processes run.
+const WORKSPACE: &str = "workspace";
 
 /// How long connections may take to send their last frame once everything is cut.
 const CUT_LIMIT: Duration = Duration::from_secs(3);
@@ -80,7 +85,9 @@ impl App {
         let (config, all_env) = registry.added_to(&file);
         let tasks = Tasks::default();
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
-        let cwd = tempfile::Builder::new().prefix("workspace-").tempdir().context("no directory for CLI processes")?;
+        let temporary = PathBuf::from(env.var("TMPDIR").unwrap_or("/tmp"));
+        let cwd = scratch::folder(WORKSPACE, &temporary).context("no directory for CLI processes")?;
+        tasks::blocking(move || scratch::sweep(&[WORKSPACE, SCRATCH], &temporary)).await;
         let claude = ClaudeCli::new(parts::spare_settings(&config), &tasks);
         claude.set_max_spawns(parts::max_spawns(&config));
         let http = HttpBackends::new(&config, &all_env)?;
@@ -111,7 +118,7 @@ impl App {
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
         gateway.route(http.routing(&config));
-        upkeep::start(&pool, &config, &tasks, &stop);
+        upkeep::start(&gateway, &pool, &config, &tasks, &stop);
         gateway.show_in_debug("alerts", {
             let alerts = alerts.clone();
             move || alerts.view()

@@ -20,6 +20,7 @@ mod reload;
 mod runaway;
 mod selftest;
 mod shared;
+mod spares;
 mod store;
 mod structured;
 mod usage;

@@ -212,7 +212,8 @@ impl Places {
         self.look_again();
     }
 
-    fn look_again(&self) {
+    /// Has everybody who waits look whether there is room.
+    pub(super) fn look_again(&self) {
         self.0.freed.notify_waiters();
         self.0.wake.notify_one();
     }
