@@ -71,7 +71,7 @@ pub struct ProviderUsage {
 pub struct ProviderKey {
     /// As its owner calls it.
     pub key: String,
-    /// The subscription that has it; a backend beside the pool stands as `backend:NAME`.
+    /// The subscription that has it, or the backend beside the pool.
     pub subscription: Option<String>,
     /// Tokens.
     pub usage: Value,

@@ -18,6 +18,7 @@ mod upkeep;
 mod usage_poll;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,10 +28,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::backend::claude_cli::ClaudeCli;
+use crate::backend::claude_cli::{ClaudeCli, SCRATCH};
 use crate::config::{Config, Env, Overrides};
 use crate::gateway::{PooledGateway, SharedPool};
-use crate::runtime::tasks::Tasks;
+use crate::runtime::scratch;
+use crate::runtime::tasks::{self, Tasks};
 use crate::server::Server;
 use crate::store::Store;
 use cli_watch::CliWatch;
@@ -44,6 +46,10 @@ pub use organization::{KeyReport, OrganizationReport, organization_report};
 pub use parts::cli_backends;
 pub use recording::{Keeper, store_location};
 pub use registry::vault;
+pub use replicas::address as redis_address;
+
+/// How the name of the directory begins in which CLI processes run.
+const WORKSPACE: &str = "workspace";
 
 /// How long connections may take to send their last frame once everything is cut.
 const CUT_LIMIT: Duration = Duration::from_secs(3);
@@ -75,13 +81,16 @@ impl App {
     /// now on.
     pub async fn start(config: Config, env: Env, overrides: Overrides) -> anyhow::Result<Self> {
         let file = config;
+        let redis = replicas::address(&env)?;
         let store = store_location(&file)?.map(Store::new);
         let registry = Registry::open(&file, &env, store.clone()).await?;
         let (config, all_env) = registry.added_to(&file);
         registry.check_keys(&config)?;
         let tasks = Tasks::default();
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
-        let cwd = tempfile::Builder::new().prefix("workspace-").tempdir().context("no directory for CLI processes")?;
+        let temporary = PathBuf::from(env.var("TMPDIR").unwrap_or("/tmp"));
+        let cwd = scratch::folder(WORKSPACE, &temporary).context("no directory for CLI processes")?;
+        tasks::blocking(move || scratch::sweep(&[WORKSPACE, SCRATCH], &temporary)).await;
         let claude = ClaudeCli::new(parts::spare_settings(&config), &tasks);
         claude.set_max_spawns(parts::max_spawns(&config));
         let http = HttpBackends::new(&config, &all_env)?;
@@ -98,28 +107,31 @@ impl App {
         gateway.clients().apply(clients::rules(&config));
         let (admin, registrations) = registry.admin(&gateway, &pool);
         gateway.show_in_debug("registered", registry::problems(&registry));
-        let recording = Recording::start(&pool, gateway.clients(), &config, store, &stop).await;
+        let alerts = alerts::start(&pool, &config, &env, &tasks, &stop);
+        alerts::tell_followers(&pool, &alerts, &tasks, &stop);
+        let recording = Recording::new(store);
+        if let Some(recording) = &recording {
+            recording.connect(&gateway, &alerts, &pool, &config, &stop);
+        }
+        replicas::start(&pool, &gateway, &config, redis.as_ref(), &tasks, &stop).await;
+        if let Some(recording) = &recording {
+            recording.restore(&pool, gateway.clients(), &config, &stop).await;
+        }
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?.with_admin(admin);
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
         gateway.route(http.routing(&config));
-        upkeep::start(&pool, &config, &tasks, &stop);
-        let alerts = alerts::start(&pool, &config, &env, &tasks, &stop);
-        alerts::tell_followers(&pool, &alerts, &tasks, &stop);
+        upkeep::start(&gateway, &pool, &config, &tasks, &stop);
         gateway.show_in_debug("alerts", {
             let alerts = alerts.clone();
             move || alerts.view()
         });
-        replicas::start(&pool, &gateway, &config, &env, &tasks, &stop).await?;
         let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
         gateway.show_in_debug("cli", cli_watch.view(&claude));
         gateway.show_in_debug("memory", {
             let claude = claude.clone();
             move || serde_json::json!(claude.memory())
         });
-        if let Some(recording) = &recording {
-            recording.connect(&gateway, &alerts, &pool, &config, &stop);
-        }
         let target = reload::Target {
             pool,
             gateway: gateway.clone(),

@@ -23,7 +23,7 @@ const DAY: Duration = Duration::from_hours(24);
 pub struct KeyReport {
     /// As its owner calls it; its id where it is not among the organisation's keys any more.
     pub key: String,
-    /// The subscription that has it; a backend beside the pool stands as `backend:NAME`.
+    /// The subscription that has it, or the backend beside the pool.
     pub subscription: Option<String>,
     /// What was used.
     pub used: KeyUsage,
@@ -87,7 +87,7 @@ fn secrets(config: &Config, env: &Env) -> Vec<(String, String)> {
     let members =
         config.subscriptions.iter().filter_map(|member| Some((member.id.clone(), &member.api.as_ref()?.key_env)));
     let backends = config.backends.iter().filter_map(|backend| match &backend.kind {
-        BackendKind::AnthropicApi { key_env, .. } => Some((format!("backend:{}", backend.name), key_env)),
+        BackendKind::AnthropicApi { key_env, .. } => Some((backend.name.clone(), key_env)),
         _ => None,
     });
     members.chain(backends).filter_map(|(id, key_env)| Some((id, env.var(key_env)?.to_owned()))).collect()

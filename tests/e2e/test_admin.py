@@ -460,10 +460,10 @@ def test_what_a_fallback_serves_is_written_down_too(start: Start, standin: Stand
     standin.script({"type": "limit", "window": "seven_day", "resets_in_s": 7200}, bearer="house")
     ask(client(proxy, "user-user-user-user"), long_question())
     (usage,) = wait_until(lambda: admin.get("usage")["items"], "the usage")
-    assert (usage["subscription"], usage["client"], usage["outcome"]) == ("backend:reserve", "user", "completed")
+    assert (usage["subscription"], usage["client"], usage["outcome"]) == ("reserve", "user", "completed")
     assert usage["cost"] > 10_000
     (activity,) = wait_until(lambda: admin.get("activities?status=completed")["items"], "the end of the request")
-    assert (activity["subscription"], activity["attempts"], activity["cost"]) == ("backend:reserve", 2, usage["cost"])
+    assert (activity["subscription"], activity["attempts"], activity["cost"]) == ("reserve", 2, usage["cost"])
     assert usage["activityId"] == activity["id"]
     proxy.stop()
     # It counts against the key's budget, also after a restart.
