@@ -21,7 +21,7 @@ pub(super) fn start(pool: &SharedPool, config: &Config, tasks: &Tasks, stop: &Ca
         "tick",
         every(TICK, stop.clone(), {
             let pool = pool.clone();
-            move || pool.with(|pool, now| ((), pool.tick(now)))
+            async move || keep_up(&pool).await
         }),
     );
     if config.rebalancing.enabled {
@@ -29,19 +29,33 @@ pub(super) fn start(pool: &SharedPool, config: &Config, tasks: &Tasks, stop: &Ca
             "rebalancer",
             every(config.rebalancing.interval, stop.clone(), {
                 let pool = pool.clone();
-                move || pool.with(|pool, now| ((), pool.rebalance(now)))
+                async move || {
+                    // Blocks that have ended are no reason to move.
+                    keep_up(&pool).await;
+                    pool.with(|pool, now| ((), pool.rebalance(now)));
+                }
             }),
         );
     }
 }
 
-async fn every(period: Duration, stop: CancellationToken, action: impl Fn()) {
+/// Lets the pool catch up with the time, step by step: in between requests have their turn.
+async fn keep_up(pool: &SharedPool) {
+    while pool.with(|pool, now| {
+        let effects = pool.tick(now);
+        (pool.is_behind(now), effects)
+    }) {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn every(period: Duration, stop: CancellationToken, action: impl AsyncFn()) {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick comes at once.
     ticks.tick().await;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        action();
+        action().await;
     }
 }
 

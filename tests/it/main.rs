@@ -15,6 +15,7 @@ mod operator;
 mod queue;
 mod registry;
 mod reload;
+mod rules;
 mod runaway;
 mod selftest;
 mod shared;
