@@ -75,11 +75,8 @@ fn draw(svg: &mut String, report: &Report) -> fmt::Result {
     };
 
     head(svg, report)?;
-    let mut upper = vec![Line {
-        name: BOUND,
-        class: "line bound".to_owned(),
-        points: points(samples, start, days, &used),
-    }];
+    let mut upper =
+        vec![Line { name: BOUND, class: "line bound".to_owned(), points: points(samples, start, days, &used) }];
     upper.extend(lines(&used));
     panel(svg, &UPPER, "Used of the paid budget since Monday, %", &upper, days)?;
     let lower = lines(&unserved);

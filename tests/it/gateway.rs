@@ -280,8 +280,7 @@ async fn when_to_come_back_is_known_also_when_the_attempts_are_used_up() {
     let (reason, after) = refused(bench).await;
     assert_eq!((reason, after), (RefusalReason::Busy, Duration::from_secs(1)));
     // To find that out nobody was chosen: the decisions are the attempts.
-    let chosen: BTreeSet<_> =
-        pool.peek(|pool, _| pool.decisions().map(|decision| decision.chosen.clone()).collect());
+    let chosen: BTreeSet<_> = pool.peek(|pool, _| pool.decisions().map(|decision| decision.chosen.clone()).collect());
     assert_eq!(chosen.len(), 3, "{chosen:?}");
     assert_eq!(pool.peek(|pool, now| (pool.decisions().count(), pool.health(now).sessions)), (3, 0));
 }

@@ -9,7 +9,10 @@ fn named(table: &str) -> Vec<(String, String)> {
     let rows = table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| rule"));
     let cells = rows.filter_map(|row| row.trim_end_matches(" |").rsplit_once(" | "));
     let names = cells.flat_map(|(_, held_by)| held_by.split(", "));
-    names.filter_map(|name| name.trim_matches('`').split_once(": ")).map(|(file, test)| (file.into(), test.into())).collect()
+    names
+        .filter_map(|name| name.trim_matches('`').split_once(": "))
+        .map(|(file, test)| (file.into(), test.into()))
+        .collect()
 }
 
 #[test]
