@@ -30,6 +30,8 @@ pub enum Kind {
     Recovered,
     /// The server that replicas share is out of reach, so that each counts by itself.
     ReplicasApart,
+    /// The runaway guard stops something that goes in circles.
+    Runaway,
     /// The store does not take what is to be kept over a restart.
     StoreFailed,
 }
@@ -46,6 +48,7 @@ impl Kind {
             Self::AuthFailed => "auth_failed",
             Self::Recovered => "recovered",
             Self::ReplicasApart => "replicas_apart",
+            Self::Runaway => "runaway",
             Self::StoreFailed => "store_failed",
         }
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::message::{Alert, Channel, Kind, Severity, TOLERANCE, figures, number};
-use crate::pool::{Effect, Status, UsageView};
+use crate::pool::{Effect, Runaway, Status, UsageView};
 use crate::units::Timestamp;
 
 /// How far below its threshold use must fall for the alert to be over within the same week: as a part of the threshold,
@@ -56,6 +56,8 @@ pub enum Trigger {
     Recovered,
     /// The server that replicas share is out of reach.
     ReplicasApart,
+    /// The runaway guard stops something that goes in circles.
+    Runaway,
 }
 
 impl Trigger {
@@ -70,6 +72,7 @@ impl Trigger {
             Self::AuthFailed => Kind::AuthFailed,
             Self::Recovered => Kind::Recovered,
             Self::ReplicasApart => Kind::ReplicasApart,
+            Self::Runaway => Kind::Runaway,
         }
     }
 }
@@ -131,7 +134,8 @@ impl Told {
     }
 }
 
-/// What makes two events repetitions of each other: kind, subscription, and for limits which one it is.
+/// What makes two events repetitions of each other: kind, subscription, for limits which one it is, and for what the
+/// runaway guard stops whose it is.
 type EventKey = (Kind, Arc<str>, String);
 
 /// A kind of event that was just told.
@@ -320,8 +324,8 @@ impl Event {
             let subscription = Some(Arc::clone(subscription));
             Some(Self { kind, severity, subscription, message, details, resolved: false })
         };
-        let of_replicas = |severity, message, details, resolved| {
-            Some(Self { kind: Kind::ReplicasApart, severity, subscription: None, message, details, resolved })
+        let of_all = |kind, severity, message, details, resolved| {
+            Some(Self { kind, severity, subscription: None, message, details, resolved })
         };
         match effect {
             Effect::Rotation { session, from, to, cause } => event(
@@ -381,16 +385,32 @@ impl Event {
                 format!("Subscription {subscription} can be used again: {cause}"),
                 vec![("cause", cause.as_str().into())],
             ),
-            Effect::ReplicasApart { cause } => of_replicas(
+            Effect::ReplicasApart { cause } => of_all(
+                Kind::ReplicasApart,
                 Severity::Warning,
                 format!("Redis is out of reach, each replica counts by itself: {cause}"),
                 vec![("cause", cause.as_str().into())],
                 false,
             ),
-            Effect::ReplicasTogether { after_seconds } => of_replicas(
+            Effect::ReplicasTogether { after_seconds } => of_all(
+                Kind::ReplicasApart,
                 Severity::Info,
                 format!("Redis answers again after {after_seconds} s, limits hold for all replicas together"),
                 vec![("afterSeconds", (*after_seconds).into())],
+                true,
+            ),
+            Effect::RunawayGuard { what, client, cause } => of_all(
+                Kind::Runaway,
+                Severity::Critical,
+                format!("The runaway guard stops {}: {cause}", runaway(*what, client.as_deref())),
+                of_runaway(*what, client.as_deref(), ("cause", cause.as_str().into())),
+                false,
+            ),
+            Effect::RunawayOver { what, client, after_seconds } => of_all(
+                Kind::Runaway,
+                Severity::Info,
+                format!("The runaway guard need not stop {} any more", runaway(*what, client.as_deref())),
+                of_runaway(*what, client.as_deref(), ("afterSeconds", (*after_seconds).into())),
                 true,
             ),
             // Throttles and open breakers last for seconds or minutes, and the rebalancer only tidies up: nobody is
@@ -398,19 +418,24 @@ impl Event {
             Effect::StatusChanged { .. }
             | Effect::Throttled { .. }
             | Effect::BreakerOpened { .. }
-            | Effect::RunawayGuard { .. }
             | Effect::Moved { .. } => None,
         }
     }
 
     fn key(&self) -> EventKey {
-        let limit = match effect_cause(&self.details) {
-            Some(cause) if self.kind == Kind::LimitReached => cause,
-            // The end of something is no repetition of its beginning.
-            _ if self.resolved => "resolved",
-            _ => "",
+        let which = match self.kind {
+            Kind::LimitReached => self.detail("cause").to_owned(),
+            Kind::Runaway => format!("{} {}", self.detail("what"), self.detail("client")),
+            _ => String::new(),
         };
-        (self.kind, self.subscription.clone().unwrap_or_default(), limit.to_owned())
+        // The end of something is no repetition of its beginning.
+        let which = if self.resolved { format!("{which} resolved") } else { which };
+        (self.kind, self.subscription.clone().unwrap_or_default(), which)
+    }
+
+    /// What is said under `name`; nothing if that is no text.
+    fn detail(&self, name: &str) -> &str {
+        self.details.iter().find(|(known, _)| *known == name).and_then(|(_, value)| value.as_str()).unwrap_or_default()
     }
 
     fn alert(self, now: Timestamp, week: Option<&UsageView>) -> Alert {
@@ -421,8 +446,18 @@ impl Event {
     }
 }
 
-fn effect_cause<'a>(details: &'a [(&'static str, Value)]) -> Option<&'a str> {
-    details.iter().find(|(name, _)| *name == "cause")?.1.as_str()
+/// What machines read of it.
+fn of_runaway(what: Runaway, client: Option<&str>, more: (&'static str, Value)) -> Vec<(&'static str, Value)> {
+    vec![("what", what.as_str().into()), ("client", client.into()), more]
+}
+
+/// What goes in circles, and whose it is, for people.
+fn runaway(what: Runaway, client: Option<&str>) -> String {
+    match (what, client) {
+        (Runaway::RepeatedPrompts, client) => format!("the client {}", client.unwrap_or("anonymous")),
+        (Runaway::Spawns, _) => "the start of CLI processes".to_owned(),
+        (Runaway::Loop, _) => "requests of this server that come back to it".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::message::Alert;
 use super::rules::{Notice, Rule, Rulebook, Trigger};
-use crate::pool::{Effect, UsageView};
+use crate::pool::{Effect, Runaway, UsageView};
 use crate::units::{MicroUsd, Timestamp};
 
 /// What a sample about nobody in particular is about.
@@ -58,6 +58,7 @@ fn effect(trigger: &Trigger, id: &Arc<str>, now: Timestamp) -> Option<Effect> {
         Trigger::Recovered => Some(Effect::Recovered { subscription, cause }),
         Trigger::Failover => Some(Effect::Failover { session: "test".to_owned(), backend: "test".into(), cause }),
         Trigger::ReplicasApart => Some(Effect::ReplicasApart { cause }),
+        Trigger::Runaway => Some(Effect::RunawayGuard { what: Runaway::Loop, client: None, cause }),
         Trigger::UsageThreshold { .. } | Trigger::Quota { .. } => None,
     }
 }

@@ -89,6 +89,7 @@ fn rules(config: &Config) -> impl Iterator<Item = Rule> {
             RuleKind::AuthFailed => Trigger::AuthFailed,
             RuleKind::Recovered => Trigger::Recovered,
             RuleKind::ReplicasApart => Trigger::ReplicasApart,
+            RuleKind::Runaway => Trigger::Runaway,
         },
         channels: rule.channels.iter().filter_map(|channel| channel_of(*channel)).collect(),
     })

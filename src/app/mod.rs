@@ -17,6 +17,7 @@ mod upkeep;
 mod usage_poll;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +27,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::backend::claude_cli::ClaudeCli;
+use crate::backend::claude_cli::{ClaudeCli, SCRATCH};
 use crate::config::{Config, Env, Overrides};
 use crate::gateway::{PooledGateway, SharedPool};
-use crate::runtime::tasks::Tasks;
+use crate::runtime::scratch;
+use crate::runtime::tasks::{self, Tasks};
 use crate::server::Server;
 use crate::store::Store;
 use cli_watch::CliWatch;
@@ -42,6 +44,9 @@ pub use alerts::settings as alert_settings;
 pub use parts::cli_backends;
 pub use recording::{Keeper, store_location};
 pub use registry::vault;
+
+/// How the name of the directory begins in which CLI processes run.
+const WORKSPACE: &str = "workspace";
 
 /// How long connections may take to send their last frame once everything is cut.
 const CUT_LIMIT: Duration = Duration::from_secs(3);
@@ -78,7 +83,9 @@ impl App {
         let (config, all_env) = registry.added_to(&file);
         let tasks = Tasks::default();
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
-        let cwd = tempfile::Builder::new().prefix("workspace-").tempdir().context("no directory for CLI processes")?;
+        let temporary = PathBuf::from(env.var("TMPDIR").unwrap_or("/tmp"));
+        let cwd = scratch::folder(WORKSPACE, &temporary).context("no directory for CLI processes")?;
+        tasks::blocking(move || scratch::sweep(&[WORKSPACE, SCRATCH], &temporary)).await;
         let claude = ClaudeCli::new(parts::spare_settings(&config), &tasks);
         claude.set_max_spawns(parts::max_spawns(&config));
         let http = HttpBackends::new(&config, &all_env)?;
@@ -100,7 +107,7 @@ impl App {
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
         gateway.route(http.routing(&config));
-        upkeep::start(&pool, &config, &tasks, &stop);
+        upkeep::start(&gateway, &pool, &config, &tasks, &stop);
         let alerts = alerts::start(&pool, &config, &env, &tasks, &stop);
         alerts::tell_followers(&pool, &alerts, &tasks, &stop);
         gateway.show_in_debug("alerts", {

@@ -30,9 +30,6 @@ const DEFAULT_ALIAS: &str = "sonnet";
 /// Starts of the CLI that keep one core busy for a minute, at half a second each.
 const SPAWNS_A_CORE: usize = 120;
 
-/// Spares of a kind that nobody asked for this long are killed.
-const SPARE_IDLE_TIMEOUT: Duration = Duration::from_mins(10);
-
 /// A session without a request for this long is idle, and may be moved.
 pub(super) const SESSION_IDLE_AFTER: Duration = Duration::from_mins(5);
 
@@ -52,7 +49,7 @@ pub(super) fn spare_settings(config: &Config) -> SpareSettings {
         // Never so many that no place is left for answers.
         max_spares: (subscriptions * claude.spares_per_subscription as usize).min(max_processes / 2),
         spares_per_kind: claude.spares_per_subscription as usize,
-        idle_timeout: SPARE_IDLE_TIMEOUT,
+        idle_timeout: claude.keep_idle,
         max_line_bytes: usize::try_from(claude.max_line_bytes).unwrap_or(usize::MAX),
     }
 }

@@ -116,6 +116,7 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     target.gateway.replace(backends, catalog, parts::gateway_settings(new));
     target.profiles.claude.set_max_memory(parts::max_memory(new));
     target.profiles.claude.set_max_spawns(parts::max_spawns(new));
+    target.profiles.claude.set_idle_timeout(new.claude.keep_idle);
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.gateway.clients().apply(super::clients::rules(new));
     target.server.store(Arc::new(parts::server_settings(new)));

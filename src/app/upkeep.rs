@@ -3,19 +3,35 @@
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::gateway::SharedPool;
+use crate::gateway::{PooledGateway, SharedPool};
 use crate::pool::Effect;
 use crate::runtime::tasks::Tasks;
 
 /// How often sessions age and recoveries are announced. Decisions do not wait for it: the pool looks at the time itself.
 const TICK: Duration = Duration::from_secs(5);
 
-pub(super) fn start(pool: &SharedPool, config: &Config, tasks: &Tasks, stop: &CancellationToken) {
+/// How often the runaway guard is asked what it has stopped.
+const GUARD_TICK: Duration = Duration::from_secs(1);
+
+pub(super) fn start(
+    gateway: &PooledGateway,
+    pool: &SharedPool,
+    config: &Config,
+    tasks: &Tasks,
+    stop: &CancellationToken,
+) {
+    tasks.spawn(
+        "runaway-guard",
+        every(GUARD_TICK, stop.clone(), {
+            let gateway = gateway.clone();
+            move || gateway.look_for_runaways(Instant::now())
+        }),
+    );
     tasks.spawn("effects", log_effects(pool.clone(), stop.clone()));
     tasks.spawn(
         "tick",

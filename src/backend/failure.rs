@@ -58,6 +58,9 @@ pub enum FailureKind {
     },
 }
 
+/// Bytes of an explanation. A broken provider or CLI can write megabytes, which would go into the log and to the client.
+const MOST_DETAIL_BYTES: usize = 4096;
+
 /// A failed request.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{detail}")]
@@ -69,9 +72,14 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with its explanation.
+    /// A failure with its explanation, of which no more is kept than somebody may want to read.
     pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+        let mut detail = detail.into();
+        if detail.len() > MOST_DETAIL_BYTES {
+            detail.truncate(detail.floor_char_boundary(MOST_DETAIL_BYTES));
+            detail.push('…');
+        }
+        Self { kind, detail }
     }
 
     /// Whose fault it is.
@@ -105,5 +113,18 @@ impl Failure {
             | FailureKind::TimedOut { timer: "total" } => false,
             _ => self.fault() != Fault::Client,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explanation_is_as_long_as_somebody_may_read() {
+        let short = "it is €".to_owned();
+        assert_eq!(Failure::new(FailureKind::Spawn, short.clone()).detail, short);
+        let long = Failure::new(FailureKind::Spawn, format!("x{}", "€".repeat(1_000_000))).detail;
+        assert!(long.len() <= MOST_DETAIL_BYTES + '…'.len_utf8() && long.ends_with("€…"), "{}", long.len());
     }
 }

@@ -303,6 +303,8 @@ pub enum RuleKind {
     Recovered,
     /// The server that replicas share is out of reach.
     ReplicasApart,
+    /// The runaway guard stops something.
+    Runaway,
 }
 
 /// Where alerts go.
@@ -330,6 +332,8 @@ pub struct Claude {
     pub idle_timeout: Duration,
     /// The longest a whole answer may take.
     pub total_timeout: Duration,
+    /// How long a process is kept that nobody comes back to.
+    pub keep_idle: Duration,
     /// CLI processes at the same time, over all subscriptions.
     pub max_processes: u32,
     /// Bytes that all of them together may take; `None` is half of the machine's memory.

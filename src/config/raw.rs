@@ -334,6 +334,9 @@ pub(super) enum RuleType {
     Recovered,
     /// Redis is out of reach, so that each replica counts by itself; its return is told too.
     ReplicasApart,
+    /// The runaway guard stops something that goes in circles: the same prompt, starts of CLI processes, or requests that come
+    /// back; its end is told too.
+    Runaway,
 }
 
 /// How the CLI is run.
@@ -350,6 +353,9 @@ pub(super) struct Claude {
     pub(super) idle_timeout: Span,
     /// The longest a request may take with all its attempts, but for its wait in the queue; a number counts seconds.
     pub(super) total_timeout: Span,
+    /// How long a process is kept that nobody comes back to: with a conversation that does not go on, also while it waits
+    /// for the results of tools, or ready for a model that nobody asks for. A number counts seconds.
+    pub(super) keep_idle: Span,
     /// CLI processes at the same time, over all subscriptions. Each takes 100 to 130 MB.
     #[schemars(range(min = 1, max = 100_000))]
     pub(super) max_processes: u32,
@@ -375,6 +381,7 @@ impl Default for Claude {
             first_event_timeout: Span::text("60s"),
             idle_timeout: Span::text("120s"),
             total_timeout: Span::text("30m"),
+            keep_idle: Span::text("10m"),
             max_processes: 32,
             max_memory: None,
             spares_per_subscription: 1,

@@ -275,7 +275,8 @@ mod tests {
             },
             "models": {"a": "b"},
             "claude": {
-                "command": "c", "firstEventTimeout": 1, "idleTimeout": "1s", "totalTimeout": 2, "maxProcesses": 1,
+                "command": "c", "firstEventTimeout": 1, "idleTimeout": "1s", "totalTimeout": 2, "keepIdle": "1m",
+                "maxProcesses": 1,
                 "sparesPerSubscription": 0, "maxLineBytes": 65536, "usagePollInterval": 0, "selfTest": true, "maxMemory": "4GiB"
             },
             "server": {

@@ -374,22 +374,25 @@ fn lengths_of_time_are_numbers_or_words() {
     let config = home
         .load(&json!({
             "rebalancing": {"intervalSeconds": "5m"},
-            "claude": {"firstEventTimeout": 1.5, "idleTimeout": "2m", "totalTimeout": "1h 30m"},
+            "claude": {"firstEventTimeout": 1.5, "idleTimeout": "2m", "totalTimeout": "1h 30m", "keepIdle": "1m 30s"},
             "server": {"drainTimeout": 0}
         }))
         .unwrap();
     assert_eq!(config.rebalancing.interval, Duration::from_mins(5));
     assert_eq!(config.claude.first_event_timeout, Duration::from_millis(1500));
     assert_eq!(config.claude.total_timeout, Duration::from_mins(90));
+    assert_eq!(config.claude.keep_idle, Duration::from_secs(90));
+    assert_eq!(home.load(&json!({})).unwrap().claude.keep_idle, Duration::from_mins(10));
     assert_eq!(config.server.drain_timeout, Duration::ZERO);
     assert_eq!(
         home.problems(&json!({
             "rebalancing": {"intervalSeconds": 0},
-            "claude": {"idleTimeout": "1h", "totalTimeout": "10m"},
+            "claude": {"idleTimeout": "1h", "totalTimeout": "10m", "keepIdle": 0},
             "server": {"drainTimeout": -1}
         })),
         [
             "claude.idleTimeout: must not be longer than `totalTimeout`",
+            "claude.keepIdle: must be between 100ms and 1day",
             "rebalancing.intervalSeconds: must be between 1s and 1day",
             "server.drainTimeout: must be at least 0",
         ]

@@ -31,22 +31,14 @@ struct Repeats {
     count: u32,
 }
 
-/// A prompt that came too often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Runaway {
-    /// When it may come again.
-    pub retry_after: Duration,
-    /// Whether it is the first one over the bound, which is worth telling.
-    pub is_news: bool,
-}
-
 impl Guard {
-    /// Counts the prompt of `call`, and stops it from the one after `most` within a minute on.
-    pub(super) fn admit(&self, call: &Call, most: u32, now: Instant) -> Result<(), Runaway> {
+    /// Counts the prompt of `call`, and stops it from the one after `most` within a minute on. Then it says how long until
+    /// it may come again.
+    pub(super) fn admit(&self, call: &Call, most: u32, now: Instant) -> Result<(), Duration> {
         self.count(fingerprint(call), most, now)
     }
 
-    fn count(&self, prompt: u64, most: u32, now: Instant) -> Result<(), Runaway> {
+    fn count(&self, prompt: u64, most: u32, now: Instant) -> Result<(), Duration> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST && !known.contains_key(&prompt) {
             known.retain(|_, repeats| now.duration_since(repeats.since) < WINDOW);
@@ -62,8 +54,7 @@ impl Guard {
         if repeats.count <= most {
             return Ok(());
         }
-        let retry_after = WINDOW.saturating_sub(now.duration_since(repeats.since));
-        Err(Runaway { retry_after, is_news: repeats.count == most.saturating_add(1) })
+        Err(WINDOW.saturating_sub(now.duration_since(repeats.since)))
     }
 }
 
@@ -113,8 +104,8 @@ mod tests {
         for second in 0..5 {
             assert_eq!(guard.count(1, 5, at(second)), Ok(()));
         }
-        assert_eq!(guard.count(1, 5, at(10)), Err(Runaway { retry_after: Duration::from_secs(50), is_news: true }));
-        assert_eq!(guard.count(1, 5, at(20)), Err(Runaway { retry_after: Duration::from_secs(40), is_news: false }));
+        assert_eq!(guard.count(1, 5, at(10)), Err(Duration::from_secs(50)));
+        assert_eq!(guard.count(1, 5, at(20)), Err(Duration::from_secs(40)));
         assert_eq!(guard.count(2, 5, at(20)), Ok(()), "another prompt is another matter");
         assert_eq!(guard.count(1, 5, at(60)), Ok(()));
     }

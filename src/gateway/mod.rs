@@ -20,6 +20,7 @@ mod pooled;
 mod queue;
 mod record;
 mod routing;
+mod runaway;
 mod settings;
 mod structured;
 mod transcripts;
@@ -57,6 +58,9 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// The models a client may ask for.
     fn catalog(&self) -> Arc<Catalog>;
+
+    /// A request that this very program has caused came back to it, and was stopped.
+    fn came_back(&self) {}
 
     /// What `/v1/{name}/...` leads to; `None` where that leads nowhere.
     fn names(&self, name: &str) -> Option<ModelNames> {

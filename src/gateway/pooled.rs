@@ -18,12 +18,13 @@ use tracing::{info, warn};
 use super::ask::{ask, estimated_cost, session_key};
 use super::attempt::Attempt;
 use super::clients::Clients;
-use super::guard::{Guard, Runaway};
+use super::guard::Guard;
 use super::health::{PartHealth, Services};
 use super::lease::{Lease, SharedPool};
 use super::queue::{Entry, Unserved};
 use super::record::{Recorder, Trace};
 use super::routing::Routing;
+use super::runaway::Runaways;
 use super::transcripts::Transcripts;
 use super::{
     Answer, BackendHealth, Call, DecisionFilter, Feed, Gateway, GatewayError, HealthReport, ModelNames, PoolHealth,
@@ -32,7 +33,7 @@ use super::{
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Caller, Failure, FailureKind, Fault};
 use crate::conversation::{Catalog, Event};
-use crate::pool::{Ask, Effect, Refusal, RefusalReason};
+use crate::pool::{Ask, Effect, Refusal, RefusalReason, Runaway};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
 use crate::units::Timestamp;
@@ -69,6 +70,7 @@ pub(super) struct Shared {
     started: Timestamp,
     draining: AtomicBool,
     guard: Guard,
+    runaways: Runaways,
     transcripts: Transcripts,
     /// Ends every answer.
     kill: CancellationToken,
@@ -105,6 +107,7 @@ impl PooledGateway {
             started: clock::now(),
             draining: AtomicBool::new(false),
             guard: Guard::default(),
+            runaways: Runaways::default(),
             transcripts: Transcripts::default(),
             kill: CancellationToken::new(),
             config_problems: ArcSwapOption::empty(),
@@ -193,6 +196,14 @@ impl PooledGateway {
     /// Tells everybody who listens to the pool what happened beside it.
     pub(super) fn announce(&self, effect: Effect) {
         self.0.pool.publish(clock::now(), vec![effect]);
+    }
+
+    pub(super) fn runaways(&self) -> &Runaways {
+        &self.0.runaways
+    }
+
+    pub(super) fn claude(&self) -> &ClaudeCli {
+        &self.0.claude
     }
 
     pub(super) fn transcripts(&self) -> &Transcripts {
@@ -383,12 +394,9 @@ impl PooledGateway {
     /// Stops a client in a loop.
     fn guard(&self, call: &Call) -> Result<(), GatewayError> {
         let Some(most) = self.0.settings.load().max_repeats else { return Ok(()) };
-        self.0.guard.admit(call, most, Instant::now()).map_err(|Runaway { retry_after, is_news }| {
-            if is_news {
-                let cause = format!("the same prompt came more than {most} times within a minute");
-                let client = Arc::clone(&call.client);
-                self.0.pool.with(|_, _| ((), vec![Effect::RunawayGuard { client, cause }]));
-            }
+        self.0.guard.admit(call, most, Instant::now()).map_err(|retry_after| {
+            let cause = || format!("the same prompt came more than {most} times within a minute");
+            self.stopped(Runaway::RepeatedPrompts, Some(Arc::clone(&call.client)), cause);
             let message = format!(
                 "The same prompt was sent more than {most} times within a minute, which looks like a loop. Where it is \
                  meant, the operator can raise `runawayGuard.repeatedPrompts`."
@@ -463,6 +471,11 @@ impl Gateway for PooledGateway {
 
     fn catalog(&self) -> Arc<Catalog> {
         self.0.catalog.load_full()
+    }
+
+    fn came_back(&self) {
+        let cause = || "the address of a subscription or of a backend leads back to this server".to_owned();
+        self.stopped(Runaway::Loop, None, cause);
     }
 
     fn names(&self, name: &str) -> Option<ModelNames> {

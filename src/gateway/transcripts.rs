@@ -125,8 +125,8 @@ struct Transcript {
 struct Visit {
     transcripts: Transcripts,
     name: Name,
-    /// `None` for a request that depends on nobody.
-    turn: Option<(Arc<Semaphore>, OwnedSemaphorePermit)>,
+    /// `None` for a request that depends on nobody. It has no permit while it waits.
+    turn: Option<(Arc<Semaphore>, Option<OwnedSemaphorePermit>)>,
 }
 
 impl Default for Transcripts {
@@ -146,9 +146,10 @@ impl Transcripts {
         let [turn] = request.turns.as_slice() else { return Ok(visit) };
         let lock =
             Arc::clone(self.state().locks.entry(visit.name.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))));
+        // Also whoever leaves while it waits tidies up.
+        let (_, permit) = visit.turn.insert((Arc::clone(&lock), None));
         // It is never closed.
-        let Ok(permit) = Arc::clone(&lock).acquire_owned().await else { return Ok(visit) };
-        visit.turn = Some((lock, permit));
+        *permit = lock.acquire_owned().await.ok();
         let known = self.recall(&visit.name)?;
         let before = known.as_ref().map(|known| known.turns.as_slice()).unwrap_or_default();
         if matches!(before, [first, _] if first == turn) {
@@ -401,6 +402,21 @@ mod tests {
         request.turns.push(turn(Role::Assistant, answer));
         transcripts.record(&visit.name, Transcript { system: request.system, turns: request.turns });
         Ok(turns)
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_while_it_waits_leaves_nothing() {
+        let transcripts = Transcripts::default();
+        let name = name("alice", "s");
+        let (mut first, mut second) = (request(&["q1"]), request(&["q2"]));
+        let visit = transcripts.enter(name.clone(), &mut first).await.unwrap();
+        let mut waiting = Box::pin(transcripts.enter(name.clone(), &mut second));
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        // It could go on, but is gone before it does.
+        drop(visit);
+        drop(waiting);
+        assert!(transcripts.state().locks.is_empty());
+        assert_eq!(say(&transcripts, &name, &["q3"], "a3").await, Ok(1));
     }
 
     #[tokio::test]

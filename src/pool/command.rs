@@ -199,12 +199,25 @@ pub enum Effect {
         /// How long it was away.
         after_seconds: u64,
     },
-    /// A client was stopped because it seems to be in a loop.
+    /// The runaway guard stops something that goes in circles.
     RunawayGuard {
-        /// The name of its key.
-        client: Arc<str>,
-        /// What it did.
+        /// What.
+        what: Runaway,
+        /// The name of its key, if a client does it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client: Option<Arc<str>>,
+        /// What was seen.
         cause: String,
+    },
+    /// What the runaway guard has stopped does not come any more.
+    RunawayOver {
+        /// What.
+        what: Runaway,
+        /// The name of its key, if a client did it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client: Option<Arc<str>>,
+        /// How long it went on.
+        after_seconds: u64,
     },
     /// A subscription's status changed by its own budget.
     StatusChanged {
@@ -217,6 +230,29 @@ pub enum Effect {
         /// Why.
         cause: String,
     },
+}
+
+/// What the runaway guard stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Runaway {
+    /// The same prompt over and over.
+    RepeatedPrompts,
+    /// Starts of CLI processes without end.
+    Spawns,
+    /// Requests of this program that come back to it.
+    Loop,
+}
+
+impl Runaway {
+    /// As written in events.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RepeatedPrompts => "repeated_prompts",
+            Self::Spawns => "spawns",
+            Self::Loop => "loop",
+        }
+    }
 }
 
 /// The state of a subscription as the operator sees it.
@@ -246,7 +282,8 @@ impl Effect {
             Self::Failover { .. }
             | Self::ReplicasApart { .. }
             | Self::ReplicasTogether { .. }
-            | Self::RunawayGuard { .. } => return None,
+            | Self::RunawayGuard { .. }
+            | Self::RunawayOver { .. } => return None,
             Self::Rotation { to, .. } | Self::Moved { to, .. } => to,
             Self::LimitReached { subscription, .. }
             | Self::Throttled { subscription, .. }

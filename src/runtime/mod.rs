@@ -6,5 +6,8 @@ pub mod address;
 pub mod clock;
 pub mod instance;
 pub mod memory;
+pub mod pressure;
+pub mod priority;
+pub mod scratch;
 pub mod signals;
 pub mod tasks;

@@ -143,6 +143,7 @@ fn admit(
     // Before anything else: what comes back to us must not go round once more.
     if parts.headers.get(HOP_HEADER).is_some_and(|from| from.as_bytes() == instance::id().as_bytes()) {
         tracing::error!("a request of our own came back: the runaway guard stops it");
+        shared.gateway.came_back();
         return Err(Denial::Loop);
     }
     if settings.client_keys.is_empty() {

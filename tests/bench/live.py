@@ -53,6 +53,8 @@ from latency import (  # noqa: E402
 
 PEER, APART = "peer", "apart"
 STEPS = 20
+# Processor seconds: a process that spent less while a question was answered did not answer it.
+IDLE = 0.03
 TICKS = os.sysconf("SC_CLK_TCK")
 TOOLS = [{"type": "function", "function": {"name": name, "description": f"To {name}", "parameters": {
     "type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]}}} for name in ("look", "search")]
@@ -169,14 +171,23 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def cpu(pid):
-    """Processor seconds of a process, of all it has waited for, and of those of its children that run."""
+def own_cpu(pid):
+    """Processor seconds of a process alone."""
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])) / TICKS
+
+
+def children(pid):
+    return [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+
+
+def cpu(pid, but=()):
+    """Processor seconds of a process, of all it has waited for, and of those of its children that run, but for some."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        children = [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+        running = [child for child in children(pid) if child not in but]
     except OSError:
         return 0.0
-    return sum(map(int, fields[11:15])) / TICKS + sum(map(cpu, children))
+    return sum(map(int, fields[11:15])) / TICKS + sum(map(cpu, running))
 
 
 class Bench:
@@ -274,17 +285,20 @@ def conversation(bench, ways, turns):
     """One conversation each way, turn by turn; the samples of each, in milliseconds."""
     talks = {way: bench.open(way) for way in ways}
     key = bench.keys[0]
+    found = {way: {child: cpu(child) for child in children(pid)} for way, (_, pid) in talks.items()}
     for talk, _ in talks.values():
         talk.turn("How do you do?", key)
     bench.loop.idle(bench.arguments.settle + 0.5)
-    spent = dict.fromkeys(ways, 0.0)
+    # Processes of earlier conversations stay a while; their idling is not this conversation's.
+    others = {way: {child for child, spent in those.items() if cpu(child) - spent < IDLE} for way, those in found.items()}
+    spent, own = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
     samples = []
     for number in range(turns):
         taken = {}
         for way in random.sample(ways, len(ways)):
             talk, pid = talks[way]
             bench.relay.reset()
-            before = cpu(pid)
+            before, own_before = cpu(pid, others[way]), own_cpu(pid)
             gc.disable()
             begun, texts = talk.turn(f"And what is number {number}?", key)
             gc.enable()
@@ -292,7 +306,9 @@ def conversation(bench, ways, turns):
             if not len(texts) == len(deltas) == CHUNKS or len(requests) != 1:
                 raise RuntimeError(f"{way}: {len(texts)} chunks of {len(deltas)} sent, {len(requests)} requests")
             bench.loop.idle(bench.arguments.settle)
-            spent[way] += cpu(pid) - before
+            spent[way] += cpu(pid, others[way]) - before
+            # By hand there is no server.
+            own[way] += 0 if way == BY_HAND else own_cpu(pid) - own_before
             lags = [(arrived - sent) * 1e3 for (arrived, _), sent in zip(texts[1:], deltas[1:])]
             taken[way] = {"first": (texts[0][0] - begun) * 1e3, "in": (requests[0] - begun) * 1e3,
                           "lag": statistics.median(lags)}
@@ -301,7 +317,7 @@ def conversation(bench, ways, turns):
         talk.close()
     for way in ways:
         for taken in samples:
-            taken[way]["cpu"] = spent[way] / turns * 1e3
+            taken[way] |= {"cpu": spent[way] / turns * 1e3, "own": own[way] / turns * 1e3}
     return samples
 
 
@@ -328,11 +344,12 @@ def agent(bench, way):
             before, begun = cpu(pid), now()
     wall = now() - begun
     bench.loop.idle(0.3)
-    # The peer hands over parallel calls one by one at times; then it needs more requests for the same loop.
-    if upstream != STEPS or way != PEER and asked != STEPS:
+    # The peer hands over parallel calls one by one at times, or asks the provider once more: its numbers are shown.
+    if way != PEER and (asked, upstream) != (STEPS, STEPS):
         raise RuntimeError(f"{way}: {asked} requests, {upstream} upstream, for a loop of {STEPS}")
     talk.close()
-    return {"wall": wall * 1e3, "cpu": (cpu(pid) - before) * 1e3, "result": statistics.median(results), "asked": asked}
+    return {"wall": wall * 1e3, "cpu": (cpu(pid) - before) * 1e3, "result": statistics.median(results), "asked": asked,
+            "upstream": upstream}
 
 
 def median(samples, way, value):
@@ -366,7 +383,8 @@ def measure(bench, name):
     turns = [sample for _ in range(arguments.conversations) for sample in conversation(bench, ways, arguments.turns)]
     figures = {"turns": show(
         f"Claude CLI {name}: {len(turns)} follow-up turns, each way in turn", turns, ways,
-        {"first": "first token, ms", "in": "request at provider, ms", "lag": "each later chunk, ms", "cpu": "CPU a turn, ms"},
+        {"first": "first token, ms", "in": "request at provider, ms", "lag": "each later chunk, ms", "cpu": "CPU a turn, ms",
+         "own": "the server's part, ms"},
         [("by hand, first token, ms more", "first", BY_HAND, "-", "goal: at most 1"),
          ("by hand, each chunk, ms more", "lag", BY_HAND, "-", "goal: at most 0.2"),
          ("by hand, CPU a turn, ratio", "cpu", BY_HAND, "/", "goal: at most 1.05"),
@@ -376,7 +394,8 @@ def measure(bench, name):
     loops = [{way: agent(bench, way) for way in random.sample(ways, len(ways))} for _ in range(arguments.loops)]
     figures["loops"] = show(
         f"Claude CLI {name}: {len(loops)} agent loops of {STEPS} requests, two calls each", loops, ways,
-        {"wall": "wall, ms", "cpu": "CPU, ms", "result": "result to provider, ms", "asked": "requests of the client"},
+        {"wall": "wall, ms", "cpu": "CPU, ms", "result": "result to provider, ms", "asked": "requests of the client",
+         "upstream": "at the provider"},
         [("a process a request, CPU, ratio", "cpu", APART, "/", "goal: at most 0.125"),
          ("a process a request, wall, ratio", "wall", APART, "/", ""),
          ("peer, CPU, ratio", "cpu", PEER, "/", "goal: below 1"),

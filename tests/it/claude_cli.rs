@@ -269,6 +269,18 @@ async fn a_live_process_that_dies_is_replaced_without_a_word() {
     assert_eq!((cost, bench.claude.counts().started), (MicroUsd::from_usd(0.25), 2));
 }
 
+/// It hangs without reading, so that what does not fit into its pipe cannot even be written.
+#[tokio::test]
+async fn a_live_process_that_reads_nothing_is_replaced_without_a_word() {
+    let bench = bench("deaf-later");
+    let caller = Caller::anonymous();
+    let (first, _) = say(&bench, &request(&["q1"]), &caller).await;
+    let large = "x".repeat(1024 * 1024);
+    let (second, _) = say(&bench, &request(&["q1", &first, &large]), &caller).await;
+    assert!(second.ends_with(" 1") && second != first, "{first} {second}");
+    assert_eq!(bench.claude.counts().started, 2);
+}
+
 #[tokio::test]
 async fn live_processes_give_way_to_others_the_oldest_first() {
     let bench = bench("who");

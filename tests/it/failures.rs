@@ -197,12 +197,10 @@ async fn folders_that_disappear_end_nothing_that_runs() {
     assert!(is_finished);
     drop(events);
 
-    // A new one cannot be started; that is no crash of the CLI, and over as soon as the folders are there again.
+    // A new one has no place for its temporary files; that is no crash of the CLI, and over as soon as there is one again.
     let outcome = bench.ask("answer", &["another"]).await;
     assert_eq!(outcome.kind(), Some(FailureKind::Spawn), "{outcome:?}");
-    for folder in ["workspace", "tmp"] {
-        fs::create_dir(bench.at(folder)).unwrap();
-    }
+    fs::create_dir(bench.at("tmp")).unwrap();
     let outcome = bench.ask("answer", &["another"]).await;
     assert_eq!((outcome.kind(), outcome.is_finished), (None, true), "{outcome:?}");
     bench.end("folders").await;

@@ -19,6 +19,7 @@ mod rules;
 mod runaway;
 mod selftest;
 mod shared;
+mod spares;
 mod store;
 mod structured;
 mod usage;

@@ -230,6 +230,24 @@ async fn a_removed_subscription_ends_what_it_has_begun_and_takes_nothing_new() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_time_to_come_back_holds_for_what_is_kept_already() {
+    let keeping = |time: &str| {
+        let mut file = file(&[member("a", "answer")]);
+        file["claude"]["keepIdle"] = json!(time);
+        file["claude"]["sparesPerSubscription"] = json!(0);
+        file
+    };
+    let proxy = Proxy::start(["a".to_owned()], "auth-pool.json", &keeping("1h")).await;
+    assert_eq!(proxy.ask().await.status(), 200);
+    proxy.until(|debug| debug["processes"]["live"] == 1).await;
+    proxy.replace("auth-pool.json", &keeping("100ms"));
+    proxy.until(|debug| debug["processes"]["live"] == 0 && debug["processes"]["running"] == 0).await;
+    proxy.replace("auth-pool.json", &keeping("1h"));
+    proxy.until(|debug| debug["configProblems"].is_null()).await;
+    proxy.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscription_that_was_never_used_is_gone_at_once() {
     let members = [member("a", "answer"), member("b", "answer")];
     let proxy = Proxy::start(["a", "b"].map(str::to_owned), "auth-pool.json", &file(&members)).await;

@@ -1,16 +1,29 @@
 //! The runaway guard: a real proxy, with a scripted CLI behind it.
 
-use auth_pool::runtime::instance;
-use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
+use auth_pool::alert::{self, Alerts, Channel, ChannelsSettings, Rule, Trigger};
+use auth_pool::gateway::{Gateway as _, GatewayError};
+use auth_pool::runtime::{clock, instance};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::alerts::{self, Says};
 use super::claude_cli::fake_claude;
+use super::gateway::{Scripted, bench_with, call, gateway_settings};
 use super::reload::{Proxy, member};
 
 async fn start(behaviour: &str, guard: &Value) -> Proxy {
+    start_with(behaviour, guard, &json!({})).await
+}
+
+async fn start_with(behaviour: &str, guard: &Value, notifications: &Value) -> Proxy {
     let file = json!({
         "subscriptions": [member("a", behaviour), member("b", behaviour)],
         "claude": { "command": fake_claude(), "maxProcesses": 8, "sparesPerSubscription": 0, "selfTest": false },
         "runawayGuard": guard,
+        "notifications": notifications,
     });
     Proxy::start(["a", "b"].map(str::to_owned), "auth-pool.json", &file).await
 }
@@ -69,4 +82,67 @@ async fn a_request_of_our_own_that_comes_back_goes_no_further() {
         assert_ne!(post("another").await.unwrap().status(), 508, "another pool in front of this one is no loop");
     }
     proxy.app.stop().await;
+}
+
+#[tokio::test]
+async fn whatever_is_stopped_is_told_once() {
+    let bench = alerts::bench();
+    let mut endpoint = bench.endpoint(&[Says::Status("200 OK")]).await;
+    let notifications = json!({
+        "webhookUrl": endpoint.url(), "allowHosts": ["127.0.0.1"],
+        "rules": [{ "type": "runaway", "channels": ["webhook"] }],
+    });
+    let guard = json!({ "spawnsPerMinute": 3, "repeatedPrompts": 2 });
+    let proxy = start_with("exit", &guard, &notifications).await;
+
+    // Every answer breaks, so that processes are started until the guard steps in, and then the prompt is one too many.
+    for _ in 0..6 {
+        ask(&proxy, "again").await;
+    }
+    let mut told = [endpoint.next().await.json(), endpoint.next().await.json()];
+    told.sort_by_key(|message| message["data"]["what"].to_string());
+    let expected = [("repeated_prompts", json!("anonymous")), ("spawns", Value::Null)];
+    for (message, (what, client)) in told.iter().zip(expected) {
+        assert_eq!((&message["type"], &message["severity"]), (&json!("runaway"), &json!("critical")), "{message}");
+        assert_eq!((&message["data"]["what"], &message["data"]["client"]), (&json!(what), &client), "{message}");
+    }
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for _ in 0..3 {
+        let post = client.post(proxy.url("/v1/messages")).header(instance::HOP_HEADER, instance::id());
+        assert_eq!(post.json(&json!({})).send().await.unwrap().status(), 508);
+    }
+    let message = endpoint.next().await.json();
+    assert_eq!(message["data"]["what"], "loop", "{message}");
+    // What goes on is no news.
+    assert!(tokio::time::timeout(Duration::from_millis(1500), endpoint.received.recv()).await.is_err());
+    assert!(proxy.debug().await["processes"]["refused"].as_u64().unwrap() > 0);
+    proxy.app.stop().await;
+}
+
+#[tokio::test]
+async fn the_end_is_told_when_nothing_was_stopped_for_a_while() {
+    let endpoints = alerts::bench();
+    let mut endpoint = endpoints.endpoint(&[Says::Status("200 OK")]).await;
+    let settings = auth_pool::gateway::Settings { max_repeats: Some(1), ..gateway_settings() };
+    let bench = bench_with(&[Scripted::good()], settings, |_| {});
+    let rule = Rule { trigger: Trigger::Runaway, channels: BTreeSet::from([Channel::Webhook]) };
+    let channels = ChannelsSettings { webhook: Some(endpoint.target()), slack: None };
+    let settings = alert::Settings { rules: vec![rule], channels, ..alert::Settings::default() };
+    let weeks = || (clock::now(), Vec::new());
+    let _alerts = Alerts::start(settings, bench.pool.effects(), weeks, &bench.tasks, &endpoints.stop);
+
+    drop(bench.chat("a").await.expect("the first is answered"));
+    for _ in 0..2 {
+        assert!(matches!(bench.gateway.chat(call("a")).await, Err(GatewayError::Runaway { .. })));
+    }
+    let message = endpoint.next().await.json();
+    assert_eq!((&message["data"]["client"], &message["resolved"]), (&json!("anonymous"), &Value::Null), "{message}");
+    bench.gateway.look_for_runaways(Instant::now() + Duration::from_secs(50));
+    bench.gateway.look_for_runaways(Instant::now() + Duration::from_secs(70));
+    let message = endpoint.next().await.json();
+    assert_eq!((&message["type"], &message["resolved"]), (&json!("runaway"), &json!(true)), "{message}");
+    assert_eq!(message["data"]["client"], "anonymous");
+    // Over is over.
+    bench.gateway.look_for_runaways(Instant::now() + Duration::from_secs(200));
+    assert!(tokio::time::timeout(Duration::from_millis(300), endpoint.received.recv()).await.is_err());
 }

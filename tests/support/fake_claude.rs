@@ -5,7 +5,9 @@
 //! `lost-mid-answer`, `garbage-mid-answer`, `half-line-hang`, `stderr-flood-mid-answer`, `big-line:BYTES` for an answer with
 //! such a line, `exit-after:LINES` of input, `second-start`, `stderr-flood`, `grandchild`, `until:FILE` for an answer that ends when the file is there,
 //! `who` for an answer that tells the process's id and how many questions it has heard, `die-later` for a process that
-//! ends when a second question comes, `limited:SECONDS` for a refusal until then, or `play:FILE` for a recorded transcript.
+//! ends when a second question comes, `deaf-later` for one that reads nothing any more when it has answered, `limited:SECONDS` for a refusal until then, or `play:FILE` for a recorded transcript.
+//!
+//! `FAKE_CLAUDE_READY` is a file without which it is not ready after its start.
 //!
 //! `FAKE_CLAUDE_USAGE` is what it answers when asked for its usage (JSON), or `hang`, `refuse` or `exit`.
 
@@ -39,6 +41,9 @@ fn main() {
         match message["type"].as_str() {
             Some("control_request") if message["request"]["subtype"] == "get_usage" => usage(&message["request_id"]),
             Some("control_request") => {
+                if message["request_id"] == "warm-up" {
+                    until_ready();
+                }
                 let id = &message["request_id"];
                 say(&format!(r#"{{"type":"control_response","response":{{"subtype":"success","request_id":{id}}}}}"#));
                 if behaviour == "exit-when-idle" && id == "warm-up" {
@@ -56,6 +61,18 @@ fn main() {
             }
             _ => {}
         }
+    }
+}
+
+fn until_ready() {
+    if let Ok(file) = env::var("FAKE_CLAUDE_READY") {
+        wait_for(&file);
+    }
+}
+
+fn wait_for(file: &str) {
+    while !fs::exists(file).is_ok_and(|exists| exists) {
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -120,9 +137,7 @@ fn answer(behaviour: &str, questions: u32) {
         }
         until if until.starts_with("until:") => {
             begin();
-            while !fs::exists(&until["until:".len()..]).is_ok_and(|exists| exists) {
-                thread::sleep(Duration::from_millis(5));
-            }
+            wait_for(&until["until:".len()..]);
             end();
         }
         limited if limited.starts_with("limited:") => {
@@ -148,13 +163,16 @@ fn answer(behaviour: &str, questions: u32) {
                 say(line);
             }
         }
-        "who" | "die-later" => {
+        "who" | "die-later" | "deaf-later" => {
             if behaviour == "die-later" && questions == 2 {
                 process::exit(7);
             }
             start();
             delta(&format!("{} {questions}", process::id()));
             end_after(questions);
+            if behaviour == "deaf-later" {
+                hang();
+            }
         }
         other => odd(other),
     }

@@ -190,6 +190,32 @@ fn two_rules_for_one_threshold_are_one_message_to_both_channels() {
     assert_eq!(notices[0].channels, BTreeSet::from([Channel::Log, Channel::Webhook]));
 }
 
+#[test]
+fn what_the_guard_stops_is_told_for_each_client_and_so_is_its_end() {
+    let mut book = Rulebook::new(&[rule(Trigger::Runaway)]);
+    let begun = |what, client: Option<&str>| Effect::RunawayGuard {
+        what,
+        client: client.map(Into::into),
+        cause: "why".to_owned(),
+    };
+    let over = Effect::RunawayOver { what: Runaway::RepeatedPrompts, client: Some("alice".into()), after_seconds: 75 };
+    let steps = [
+        (begun(Runaway::RepeatedPrompts, Some("alice")), "critical: The runaway guard stops the client alice: why"),
+        (begun(Runaway::RepeatedPrompts, Some("bob")), "critical: The runaway guard stops the client bob: why"),
+        (begun(Runaway::Spawns, None), "critical: The runaway guard stops the start of CLI processes: why"),
+        (
+            begun(Runaway::Loop, None),
+            "critical: The runaway guard stops requests of this server that come back to it: why",
+        ),
+        (over, "resolved: The runaway guard need not stop the client alice any more"),
+    ];
+    for (effect, text) in steps {
+        let notices = book.hear(NOW, &effect);
+        let [Notice { alert, .. }] = &notices[..] else { panic!("{text}: {notices:?}") };
+        assert_eq!(alert.to_text(), format!("[auth-pool] {text}"));
+    }
+}
+
 fn rotation(number: u32) -> Effect {
     Effect::Rotation { session: format!("s{number}"), from: "a".into(), to: "b".into(), cause: "cooldown".to_owned() }
 }

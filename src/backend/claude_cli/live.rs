@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::key::Key;
+use super::kinds::Kinds;
 use super::options::Applied;
 use super::process::{Launch, Process};
 use super::tools::{OpenCall, Shells};
@@ -51,7 +52,8 @@ pub(super) struct Live(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    idle_timeout: Duration,
+    /// How long nobody may come back to a process.
+    idle_timeout: watch::Sender<Duration>,
     state: Mutex<State>,
     /// Set when the CLI was seen to answer a call by itself.
     tools_fail: AtomicBool,
@@ -63,6 +65,8 @@ struct State {
     /// The least recently used first.
     entries: Vec<Entry>,
     next_id: u64,
+    /// Others are not kept.
+    kinds: Kinds,
     closed: bool,
 }
 
@@ -150,13 +154,18 @@ impl Live {
     /// An empty store. A process to which nobody comes back within `idle_timeout` is let go.
     pub(super) fn new(idle_timeout: Duration, tasks: &Tasks) -> Self {
         let live = Self(Arc::new(Shared {
-            idle_timeout,
+            idle_timeout: watch::channel(idle_timeout).0,
             state: Mutex::default(),
             tools_fail: AtomicBool::new(false),
             closing: CancellationToken::new(),
         }));
         tasks.spawn("claude-cli-live", sweep(live.clone()));
         live
+    }
+
+    /// Changes how long nobody may come back to a process, also for those that are kept already.
+    pub(super) fn set_idle_timeout(&self, idle_timeout: Duration) {
+        self.0.idle_timeout.send_replace(idle_timeout);
     }
 
     /// The process of the kind `launch` that holds the conversation `key`, if there is one.
@@ -172,7 +181,7 @@ impl Live {
     pub(super) fn reserve(&self, launch: &Arc<Launch>, key: Key) -> Option<Reservation> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
-        if state.closed {
+        if state.closed || !state.kinds.have(launch) {
             return None;
         }
         let id = state.next_id;
@@ -224,9 +233,10 @@ impl Live {
         true
     }
 
-    /// Keeps only processes of the kinds that `wanted` says.
-    pub(super) fn retain(&self, wanted: impl Fn(&Launch) -> bool) {
-        self.retain_entries(|entry| wanted(&entry.launch));
+    /// Keeps only processes of these kinds from now on.
+    pub(super) fn retain(&self, kinds: &Kinds) {
+        self.state().kinds = kinds.clone();
+        self.retain_entries(|entry| kinds.have(&entry.launch));
     }
 
     /// Lets go of all processes and keeps no more.
@@ -266,11 +276,17 @@ impl Live {
 
 /// Lets go of processes that nobody has come back to, and of those that have ended by themselves.
 async fn sweep(live: Live) {
-    let idle_timeout = live.0.idle_timeout;
-    let pause = SWEEP_INTERVAL.min(idle_timeout / 2).max(Duration::from_millis(10));
-    while live.0.closing.run_until_cancelled(sleep(pause)).await.is_some() {
+    let mut changes = live.0.idle_timeout.subscribe();
+    loop {
+        let idle_timeout = *changes.borrow_and_update();
         live.retain_entries(|entry| {
             entry.ready().is_none_or(|kept| entry.since.elapsed() < idle_timeout && !kept.process.has_ended())
         });
+        let pause = SWEEP_INTERVAL.min(idle_timeout / 2).max(Duration::from_millis(10));
+        // Either way it is time to look again.
+        let look = timeout(pause, changes.changed());
+        if live.0.closing.run_until_cancelled(look).await.is_none() {
+            return;
+        }
     }
 }

@@ -11,9 +11,11 @@
 mod answer;
 mod binary;
 pub(super) mod classify;
+mod courtesy;
 mod features;
 pub(super) mod input;
 mod key;
+mod kinds;
 mod launch;
 mod limit_text;
 mod live;
@@ -40,6 +42,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use binary::Binary;
 pub use features::{Feature, Features, Support};
@@ -49,6 +52,7 @@ pub use places::MemoryUse;
 pub use probe::CliFacts;
 pub use spares::{ProcessCounts, SpareSettings};
 pub use terminal::hand_over;
+pub use traces::SCRATCH;
 pub use turn::Timers;
 pub use usage::{Polled, UsageProbe};
 
@@ -59,6 +63,7 @@ use super::{Backend, Caller, EventStream};
 use crate::conversation::{Model, Request};
 use crate::runtime::instance;
 use crate::runtime::tasks::Tasks;
+use kinds::Kinds;
 use live::Live;
 use process::Launch;
 use spares::Spares;
@@ -119,18 +124,23 @@ impl ClaudeCli {
     }
 
     /// Lets go of spares and live processes that none of these backends would use, and keeps at most `max_spares` of the others: after a
-    /// change of the configuration no process of a removed subscription stays.
+    /// change of the configuration no process of a removed subscription stays, and what still runs leaves none behind.
     pub fn retain<'a>(&self, max_spares: usize, backends: impl IntoIterator<Item = &'a ClaudeCliBackend>) {
         let model = Model::named("");
-        let kinds: Vec<Arc<Launch>> = backends.into_iter().map(|backend| backend.launch(&model)).collect();
-        let is_wanted = |launch: &Launch| kinds.iter().any(|kind| kind.is_same_but_for_the_model(launch));
-        self.spares.retain(max_spares, is_wanted);
-        self.live.retain(is_wanted);
+        let kinds = Kinds::only(backends.into_iter().map(|backend| backend.launch(&model)));
+        self.spares.retain(max_spares, &kinds);
+        self.live.retain(&kinds);
     }
 
     /// Changes how many processes may be started within a minute.
     pub fn set_max_spawns(&self, most: usize) {
         self.spares.set_max_spawns(most);
+    }
+
+    /// Changes how long a process is kept that nobody comes back to.
+    pub fn set_idle_timeout(&self, idle_timeout: Duration) {
+        self.live.set_idle_timeout(idle_timeout);
+        self.spares.set_idle_timeout(idle_timeout);
     }
 
     /// What all processes take, as last measured.

@@ -27,9 +27,32 @@ pub(super) struct Place {
 struct Seat {
     /// The process; 0 before it was started.
     pid: AtomicI32,
-    /// What it took when it was last measured; 0 before.
+    /// What it takes, by the last measurement and what has come or gone since; 0 before the first one.
     bytes: AtomicU64,
+    /// When it was last measured.
+    measured: Mutex<Measured>,
 }
+
+/// A measurement, to tell whether another one would say something new.
+#[derive(Clone, Copy, Debug, Default)]
+struct Measured {
+    /// What was in memory then, in bytes, shared pages in full.
+    resident: u64,
+    /// What others paid of that.
+    shared: u64,
+    /// How many processes there were to share with.
+    company: usize,
+}
+
+impl Measured {
+    /// Whether it no longer tells what a process takes, of which so much is in memory now.
+    fn is_outdated(self, resident: u64, company: usize) -> bool {
+        self.company != company || resident.abs_diff(self.resident) > self.resident / DRIFT
+    }
+}
+
+/// How far what is in memory may move before it is measured anew what of it is shared: an eighth.
+const DRIFT: u64 = 8;
 
 impl Place {
     /// Says which process has it.
@@ -157,16 +180,23 @@ impl Places {
         self.look_again();
     }
 
-    /// Looks what each process takes, by `measure`, which may block.
-    pub(super) fn measure(&self, measure: impl Fn(i32) -> Option<u64>) {
+    /// Looks what each process takes. `resident` is cheap: what is in memory, shared pages in full. `proportional` walks
+    /// all pages of the process, milliseconds for a large one, so it is asked only when much has changed.
+    pub(super) fn measure(&self, resident: impl Fn(i32) -> Option<u64>, proportional: impl Fn(i32) -> Option<u64>) {
         let seats: Vec<Arc<Seat>> = self.seats().iter().filter_map(Weak::upgrade).collect();
-        for seat in seats {
+        for seat in &seats {
             let pid = seat.pid.load(Ordering::Relaxed);
-            if pid != 0
-                && let Some(bytes) = measure(pid)
-            {
-                seat.bytes.store(bytes, Ordering::Relaxed);
+            if pid == 0 {
+                continue;
             }
+            let Some(resident) = resident(pid) else { continue };
+            let mut measured = seat.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            if measured.is_outdated(resident, seats.len()) {
+                let Some(bytes) = proportional(pid) else { continue };
+                *measured = Measured { resident, shared: resident.saturating_sub(bytes), company: seats.len() };
+            }
+            // What comes and goes is the process's own: the shared pages are those of the program.
+            seat.bytes.store(resident.saturating_sub(measured.shared), Ordering::Relaxed);
         }
         self.look_again();
     }
@@ -182,7 +212,8 @@ impl Places {
         self.look_again();
     }
 
-    fn look_again(&self) {
+    /// Has everybody who waits look whether there is room.
+    pub(super) fn look_again(&self) {
         self.0.freed.notify_waiters();
         self.0.wake.notify_one();
     }
@@ -245,16 +276,43 @@ mod tests {
         let first = places.try_take().expect("one is always admitted");
         assert!(places.try_take().is_none());
         first.taken_by(1);
-        places.measure(|_| Some(30 * MB));
+        let measure = |bytes: fn(i32) -> u64| places.measure(|pid| Some(bytes(pid)), |pid| Some(bytes(pid)));
+        measure(|_| 30 * MB);
         let second = places.try_take().unwrap();
         let _third = places.try_take().unwrap();
         assert!(places.try_take().is_none(), "the second and third count as much as the first");
         assert_eq!(places.memory().used_bytes, 90 * MB);
         second.taken_by(2);
-        places.measure(|pid| Some(if pid == 1 { 30 * MB } else { 50 * MB }));
+        measure(|pid| if pid == 1 { 30 * MB } else { 50 * MB });
         assert!(places.is_over());
         drop(second);
         assert!(!places.is_over());
+    }
+
+    #[test]
+    fn what_is_shared_is_measured_again_only_after_a_change() {
+        let places = places(10, u64::MAX);
+        let first = places.try_take().unwrap();
+        first.taken_by(1);
+        let asked = AtomicUsize::new(0);
+        let measure = |resident: u64, proportional: u64| {
+            places.measure(
+                |_| Some(resident * MB),
+                |_| {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    Some(proportional * MB)
+                },
+            );
+            (asked.load(Ordering::Relaxed), places.memory().used_bytes / MB)
+        };
+        assert_eq!(measure(280, 160), (1, 160));
+        assert_eq!(measure(280, 160), (1, 160), "nothing is new");
+        assert_eq!(measure(300, 999), (1, 180), "what has come is its own");
+        assert_eq!(measure(320, 170), (2, 170), "much has come");
+        let second = places.try_take().unwrap();
+        assert_eq!(measure(320, 150), (3, 300), "there is somebody to share with; the other counts alike");
+        drop(second);
+        assert_eq!(measure(320, 190), (4, 190), "and there is not");
     }
 
     #[tokio::test]

@@ -6,8 +6,10 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fmt;
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +23,9 @@ use tracing::{debug, warn};
 use super::places::Place;
 use super::traces::Traces;
 use crate::runtime::tasks::Tasks;
+
+/// What the buffer for a line may take once the line is read: a process lives long, and most of its lines are short.
+const LINE_BYTES: usize = 64 * 1024;
 
 /// How much of what a process writes to stderr is kept for diagnosis.
 const STDERR_TAIL_BYTES: usize = 4 * 1024;
@@ -90,6 +95,7 @@ impl Process {
     /// Starts a process. It has `place` until it is gone.
     pub(super) fn start(launch: &Launch, place: Place, max_line_bytes: usize, tasks: &Tasks) -> io::Result<Self> {
         let traces = Traces::prepare(&launch.env)?;
+        ensure_folder(&launch.cwd)?;
         #[expect(clippy::disallowed_methods, reason = "the one home of starting processes")]
         let mut child = Command::new(&launch.command)
             .args(&launch.args)
@@ -146,6 +152,7 @@ impl Process {
     pub(super) async fn read_line(&mut self) -> Result<&[u8], ReadError> {
         if std::mem::take(&mut self.line_is_read) {
             self.line.clear();
+            self.line.shrink_to(LINE_BYTES);
         }
         loop {
             let available = self.stdout.fill_buf().await?;
@@ -169,6 +176,15 @@ impl Process {
     /// The end of what the process wrote to stderr so far.
     pub(super) fn stderr_tail(&self) -> String {
         self.group.stderr_tail()
+    }
+}
+
+/// Makes the folder again that processes run in, if it is gone: on many systems what lies among the temporary files unused
+/// for some days is cleared away.
+fn ensure_folder(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -3,24 +3,27 @@
 //! A start costs the machine about half a CPU second and the client about as long a wait. So for every kind of process
 //! that was needed lately (a profile and a model) one is kept ready; taking it makes the maker start the next. The
 //! maker is one task and makes one at a time, and no more processes start at once than there are cores, so that starts do
-//! not crowd out running answers.
+//! not crowd out running answers; what nobody waits for gives way to them besides, see [`super::courtesy`].
+
+mod maker;
 
 use std::collections::VecDeque;
 use std::num::NonZero;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::{Notify, Semaphore, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
-use super::input;
+use super::courtesy::Courtesy;
+use super::kinds::Kinds;
 use super::live::{Live, LiveCounts};
-use super::output::{self, Line};
 use super::places::{Closed, Place, Places};
-use super::process::{Launch, Process, ReadError};
+use super::process::{Launch, Process};
 use super::spawns::Spawns;
 use super::start_error::StartError;
 use super::upkeep;
@@ -29,9 +32,6 @@ use crate::runtime::tasks::Tasks;
 /// How long a process that starts may keep others from starting.
 const START_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a fresh process may take to answer its warm-up before it counts as broken.
-const WARM_UP_LIMIT: Duration = Duration::from_secs(30);
-
 /// How long the maker leaves a kind of process alone after one of it would not start.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 
@@ -39,9 +39,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// a second; at the same moment it would double the time that the request needs until it is with the provider. Afterwards
 /// the request waits for the network.
 const REFILL_PAUSE: Duration = Duration::from_millis(250);
-
-/// How often the maker looks for spares that nobody has needed for long.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Limits on processes.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +52,8 @@ pub struct SpareSettings {
     pub max_spares: usize,
     /// Ready spares for each kind of process that is in demand.
     pub spares_per_kind: usize,
-    /// A kind that nobody asked for in this time loses its spares, the most recently used kind excepted.
+    /// A kind that nobody asked for in this time loses its spares, the most recently used kind excepted, and a
+    /// conversation that nobody goes on with its process; can be changed, see [`super::ClaudeCli::set_idle_timeout`].
     pub idle_timeout: Duration,
     /// The longest line a process may write.
     pub max_line_bytes: usize,
@@ -75,6 +73,8 @@ pub struct ProcessCounts {
     pub spare: usize,
     /// Processes started since this program began.
     pub started: u64,
+    /// Starts that the runaway guard has refused since then.
+    pub refused: u64,
 }
 
 /// The store of spares. A cheap handle.
@@ -91,9 +91,14 @@ struct Shared {
     /// Starts at the same time. A start keeps a core busy for half a second: more of them than cores only make each
     /// other, and the answers that run, slower.
     starts: Arc<Semaphore>,
+    /// How many wait for their turn to start: then nothing gives way any longer.
+    waiting_to_start: watch::Sender<usize>,
+    courtesy: Courtesy,
     state: Mutex<State>,
     /// Tells the maker that there may be something to do.
     wake: Arc<Notify>,
+    /// Tells who waits for a place that a spare is ready.
+    spare_ready: Notify,
     closing: CancellationToken,
 }
 
@@ -107,12 +112,16 @@ struct State {
     waiting_for_place: usize,
     /// Kinds in demand, the most recently used first.
     demand: VecDeque<Demand>,
+    /// Others are never in demand.
+    kinds: Kinds,
     /// Before this no process is made; set by the first request since the last one was.
     refill_at: Option<Instant>,
     started: u64,
+    refused: u64,
     spawns: Spawns,
     max_spawns: usize,
     max_spares: usize,
+    idle_timeout: Duration,
     /// Goes up when the CLI is replaced: a process of an older one becomes no spare any more.
     generation: u64,
     closed: bool,
@@ -122,14 +131,6 @@ struct State {
 struct Spare {
     launch: Arc<Launch>,
     process: Process,
-}
-
-/// See [`Spares::next_to_make`].
-#[derive(Debug)]
-struct ToMake {
-    launch: Arc<Launch>,
-    place: Place,
-    generation: u64,
 }
 
 #[derive(Debug)]
@@ -182,6 +183,22 @@ impl Drop for Lent {
     }
 }
 
+/// Counts among those who wait for their turn to start while it lives.
+struct WaitingToStart<'a>(&'a watch::Sender<usize>);
+
+impl<'a> WaitingToStart<'a> {
+    fn new(waiting: &'a watch::Sender<usize>) -> Self {
+        waiting.send_modify(|count| *count += 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for WaitingToStart<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
 /// Counts among those who wait for a place while it lives.
 struct WaitingForPlace<'a>(&'a Spares);
 
@@ -208,11 +225,19 @@ impl Spares {
             live: live.clone(),
             places: Places::new(settings.max_processes, settings.max_memory, &wake),
             starts: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
-            state: Mutex::new(State { max_spares: settings.max_spares, max_spawns: usize::MAX, ..State::default() }),
+            waiting_to_start: watch::channel(0).0,
+            courtesy: Courtesy::find(),
+            state: Mutex::new(State {
+                max_spares: settings.max_spares,
+                max_spawns: usize::MAX,
+                idle_timeout: settings.idle_timeout,
+                ..State::default()
+            }),
             wake,
+            spare_ready: Notify::new(),
             closing: CancellationToken::new(),
         }));
-        tasks.spawn("claude-cli-spares", make(spares.clone()));
+        tasks.spawn("claude-cli-spares", maker::make(spares.clone()));
         tasks.spawn("claude-cli-memory", {
             let spares = spares.clone();
             async move {
@@ -230,12 +255,26 @@ impl Spares {
         // Requests that follow do not put the refill off any longer: under constant load there must be spares too.
         self.state().refill_at.get_or_insert_with(|| Instant::now() + REFILL_PAUSE);
         self.want(launch);
-        if !fresh && let Some(process) = self.take(launch) {
-            return Ok(Obtained { process, start: None });
-        }
         // First the place, then the start, here and in the maker: nobody holds what another waits for.
-        let place = self.place().await?;
-        let start = self.starting().await?;
+        let place = {
+            let mut place = pin!(self.place());
+            loop {
+                let ready = self.0.spare_ready.notified();
+                // The place may be that of a process which becomes a spare of this very kind.
+                if !fresh && let Some(process) = self.take(launch) {
+                    return Ok(Obtained { process, start: None });
+                }
+                tokio::select! {
+                    biased;
+                    () = ready => {}
+                    place = &mut place => break place?,
+                }
+            }
+        };
+        let start = {
+            let _waiting = WaitingToStart::new(&self.0.waiting_to_start);
+            self.starting().await?
+        };
         // Meanwhile a spare may have become ready.
         if !fresh && let Some(process) = self.take(launch) {
             return Ok(Obtained { process, start: None });
@@ -380,6 +419,7 @@ impl Spares {
         let mut state = self.state();
         let most = state.max_spawns;
         let Err(after) = state.spawns.admit(most, Instant::now()) else { return Ok(()) };
+        state.refused += 1;
         drop(state);
         error!(most, "the runaway guard stops the start of CLI processes");
         Err(StartError::Runaway { most, after: Duration::from_secs(after.as_secs() + 1) })
@@ -390,13 +430,21 @@ impl Spares {
         self.state().max_spawns = most;
     }
 
-    /// Keeps only the kinds that `wanted` says, and no more than `max_spares`: after a change of the configuration.
-    pub(super) fn retain(&self, max_spares: usize, wanted: impl Fn(&Launch) -> bool) {
+    /// Changes how long a kind that nobody asks for keeps its spares.
+    pub(super) fn set_idle_timeout(&self, idle_timeout: Duration) {
+        self.state().idle_timeout = idle_timeout;
+        self.0.wake.notify_one();
+    }
+
+    /// Keeps only these kinds from now on, and no more than `max_spares`: after a change of the configuration.
+    pub(super) fn retain(&self, max_spares: usize, kinds: &Kinds) {
         let dropped = {
             let mut state = self.state();
             state.max_spares = max_spares;
-            state.demand.retain(|kind| wanted(&kind.launch));
-            let (kept, dropped) = std::mem::take(&mut state.ready).into_iter().partition(|spare| wanted(&spare.launch));
+            state.kinds = kinds.clone();
+            state.demand.retain(|kind| kinds.have(&kind.launch));
+            let (kept, dropped) =
+                std::mem::take(&mut state.ready).into_iter().partition(|spare| kinds.have(&spare.launch));
             state.ready = kept;
             let _: &VecDeque<Spare> = &dropped;
             dropped
@@ -438,65 +486,11 @@ impl Spares {
         let LiveCounts { idle: live, parked } = self.0.live.counts();
         let all = self.0.places.taken();
         let running = all.saturating_sub(spare + live + parked);
-        ProcessCounts { running, live, parked, spare, started: state.started }
+        ProcessCounts { running, live, parked, spare, started: state.started, refused: state.refused }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The kind of process that should be started next, and a place for it.
-    fn next_to_make(&self) -> Option<ToMake> {
-        let settings = &self.0.settings;
-        let now = Instant::now();
-        let mut state = self.state();
-        if state.closed || state.refill_at.is_some_and(|instant| instant > now) {
-            return None;
-        }
-        state.refill_at = None;
-        state.sweep();
-        let State { ready, lent, demand, max_spares, .. } = &mut *state;
-        // The kind used last keeps its spare however long ago that was.
-        let mut newest = true;
-        demand.retain(|kind| std::mem::take(&mut newest) || now.duration_since(kind.used) < settings.idle_timeout);
-        ready.retain(|spare| demand.iter().any(|kind| kind.launch == spare.launch));
-        let wanted = demand.iter().take(max_spares.div_ceil(settings.spares_per_kind.max(1))).find(|kind| {
-            let ready = ready.iter().filter(|spare| spare.launch == kind.launch).count();
-            let have = ready + lent.iter().filter(|launch| **launch == kind.launch).count();
-            have < settings.spares_per_kind && kind.not_before.is_none_or(|instant| instant <= now)
-        })?;
-        let launch = Arc::clone(&wanted.launch);
-        if ready.len() + lent.len() >= *max_spares {
-            // Make room with a spare of the kind that was used longest ago.
-            let rank = |spare: &Spare| demand.iter().position(|kind| kind.launch == spare.launch);
-            let victim = (0..ready.len()).max_by_key(|index| rank(&ready[*index]))?;
-            ready.remove(victim);
-        }
-        // When there is no place, a process that nobody waits for makes room, but only for the kind used last; the one
-        // that goes wakes the maker.
-        let Some(place) = self.0.places.try_take() else {
-            let is_newest = demand.front().is_some_and(|kind| kind.launch == launch);
-            drop(state);
-            if is_newest {
-                self.0.live.evict_oldest_idle();
-            }
-            return None;
-        };
-        Some(ToMake { launch, place, generation: state.generation })
-    }
-
-    fn put(&self, launch: Arc<Launch>, process: Process, generation: u64) {
-        let mut state = self.state();
-        if !state.closed && state.generation == generation {
-            state.ready.push_back(Spare { launch, process });
-        }
-    }
-
-    fn postpone(&self, launch: &Arc<Launch>) {
-        let mut state = self.state();
-        if let Some(kind) = state.demand.iter_mut().find(|kind| kind.launch == *launch) {
-            kind.not_before = Some(Instant::now() + RETRY_AFTER);
-        }
     }
 }
 
@@ -517,59 +511,11 @@ impl State {
     }
 
     fn note_demand(&mut self, launch: &Arc<Launch>) {
+        if !self.kinds.have(launch) {
+            return;
+        }
         let known = self.demand.iter().position(|kind| kind.launch == *launch);
         let not_before = known.and_then(|position| self.demand.remove(position)).and_then(|kind| kind.not_before);
         self.demand.push_front(Demand { launch: Arc::clone(launch), used: Instant::now(), not_before });
-    }
-}
-
-/// The maker: starts what is wanted, one at a time, until the store is closed.
-async fn make(spares: Spares) {
-    loop {
-        while let Some(ToMake { launch, place, generation }) = spares.next_to_make() {
-            let Some(made) = spares.0.closing.run_until_cancelled(make_one(&spares, &launch, place)).await else {
-                return;
-            };
-            match made {
-                Ok(process) => {
-                    debug!(pid = process.id(), "a spare is ready");
-                    spares.put(launch, process, generation);
-                }
-                Err(error) => {
-                    warn!(%error, "a spare could not be made");
-                    spares.postpone(&launch);
-                }
-            }
-        }
-        let next_look = {
-            let state = spares.state();
-            if state.closed {
-                return;
-            }
-            state.refill_at.unwrap_or_else(|| Instant::now() + SWEEP_INTERVAL)
-        };
-        // A timeout is as good as a wake-up: then it is time for a refill, or old spares are swept.
-        let _ = timeout_at(next_look, spares.0.wake.notified()).await;
-    }
-}
-
-async fn make_one(spares: &Spares, launch: &Launch, place: Place) -> anyhow::Result<Process> {
-    let _start = spares.starting().await?;
-    let mut process = spares.start_in(launch, place)?;
-    let ready = timeout(WARM_UP_LIMIT, async {
-        process.write(&input::warm_up()).await?;
-        loop {
-            let line = process.read_line().await?;
-            if let Ok(Line::Control { id, error: None }) = output::parse(line)
-                && id == input::WARM_UP
-            {
-                return Ok::<(), ReadError>(());
-            }
-        }
-    });
-    match ready.await {
-        Ok(Ok(())) => Ok(process),
-        Ok(Err(error)) => anyhow::bail!("{error}; it said: {}", process.stderr_tail()),
-        Err(_) => anyhow::bail!("no answer to its warm-up within {}", humantime::format_duration(WARM_UP_LIMIT)),
     }
 }

@@ -249,3 +249,103 @@ fn part(part: &ToolResultContent) -> Option<Value> {
         ToolResultContent::Image(ImageSource::Url(_)) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conversation::Role;
+
+    fn open(id: &str) -> OpenCall {
+        OpenCall { tool_use: id.to_owned(), request: format!("request of {id}"), rpc: json!(7) }
+    }
+
+    fn text(text: &str) -> ToolResultContent {
+        ToolResultContent::Text(text.to_owned())
+    }
+
+    fn picture(source: ImageSource) -> ToolResultContent {
+        ToolResultContent::Image(source)
+    }
+
+    fn png() -> ToolResultContent {
+        picture(ImageSource::Base64 { media_type: "image/png".to_owned(), data: "aGk=".to_owned() })
+    }
+
+    fn result(id: &str, content: Vec<ToolResultContent>, is_error: bool) -> Block {
+        Block::ToolResult { tool_use_id: id.to_owned(), content, is_error }
+    }
+
+    /// What the live process is answered, if it may have the result.
+    fn answer(content: Vec<ToolResultContent>, is_error: bool) -> Option<Value> {
+        let turn = Turn { role: Role::User, blocks: vec![result("a", content, is_error)] };
+        let results = results(&[open("a")], &turn)?;
+        let [(id, line)] = &results.answers[..] else { panic!("one answer: {:?}", results.answers) };
+        assert_eq!(id, "a");
+        let line: Value = serde_json::from_slice(line).unwrap();
+        assert_eq!(line["response"]["request_id"], "request of a");
+        assert_eq!(line["response"]["response"]["mcp_response"]["id"], 7);
+        Some(line["response"]["response"]["mcp_response"]["result"].clone())
+    }
+
+    #[test]
+    fn a_result_that_arrives_as_it_is_goes_to_the_live_process() {
+        let words = json!({ "type": "text", "text": " 18 °C\n" });
+        assert_eq!(answer(vec![text(" 18 °C\n")], false), Some(json!({ "content": [words], "isError": false })));
+        assert_eq!(answer(vec![text(" 18 °C\n")], true), Some(json!({ "content": [words], "isError": true })));
+        let image = json!({ "type": "image", "data": "aGk=", "mimeType": "image/png" });
+        assert_eq!(
+            answer(vec![text(" 18 °C\n"), png()], false),
+            Some(json!({ "content": [words, image], "isError": false }))
+        );
+        assert_eq!(answer(vec![png()], false), Some(json!({ "content": [image], "isError": false })));
+    }
+
+    #[test]
+    fn what_the_cli_would_change_is_replayed() {
+        let address = || picture(ImageSource::Url("https://example.com/a.png".to_owned()));
+        let cases = [
+            ("nothing", vec![], false),
+            ("only blanks", vec![text(" \n"), text("")], false),
+            ("a picture elsewhere", vec![address()], false),
+            ("a picture elsewhere among others", vec![text("see"), png(), address()], false),
+            ("longer than it lets through", vec![text(&"y".repeat(MOST_RESULT_BYTES))], false),
+            ("many parts that are too long together", vec![text(&"y".repeat(100_000)); 5], false),
+            ("an error that says nothing", vec![text("")], true),
+            ("an error with a picture", vec![text("see"), png()], true),
+            ("an error that is a picture", vec![png()], true),
+            ("an error in two texts, which it would join", vec![text("a"), text("b")], true),
+            ("an error that it would shorten", vec![text(&"e".repeat(MOST_ERROR_BYTES))], true),
+            ("an error of 100 kB", vec![text(&"e".repeat(100_000))], true),
+        ];
+        for (case, content, is_error) in cases {
+            assert_eq!(answer(content, is_error), None, "{case}");
+        }
+        // Characters that are long as JSON count as long as they are there.
+        assert!(answer(vec![text(&"\u{1}".repeat(MOST_ERROR_BYTES / 6 - 100))], true).is_some());
+        assert!(answer(vec![text(&"\u{1}".repeat(MOST_ERROR_BYTES / 6))], true).is_none());
+        assert!(answer(vec![text(&"e".repeat(MOST_ERROR_BYTES - 100))], true).is_some());
+        assert!(answer(vec![text(&"y".repeat(MOST_RESULT_BYTES - 100))], false).is_some());
+    }
+
+    #[test]
+    fn the_results_are_those_of_the_calls_and_no_others() {
+        let calls = [open("a"), open("b")];
+        let blocks = |ids: &[&str]| ids.iter().map(|id| result(id, vec![text("x")], false)).collect::<Vec<_>>();
+        let answered = |blocks: Vec<Block>| {
+            let turn = Turn { role: Role::User, blocks };
+            let results = results(&calls, &turn)?;
+            let ids: Vec<String> = results.answers.into_iter().map(|(id, _)| id).collect();
+            Some((ids.join(" "), results.rest.len()))
+        };
+        assert_eq!(answered(blocks(&["b", "a"])), Some(("b a".to_owned(), 0)), "in the client's order");
+        let mut more = blocks(&["a", "b"]);
+        more.push(Block::Text("And now?".to_owned()));
+        assert_eq!(answered(more.clone()), Some(("a b".to_owned(), 1)));
+        more.rotate_right(1);
+        assert_eq!(answered(more), None, "words before the results");
+        for ids in [&["a"][..], &["a", "a"], &["a", "c"], &["a", "b", "c"], &["a", "b", "b"]] {
+            assert_eq!(answered(blocks(ids)), None, "{ids:?}");
+        }
+        assert_eq!(answered(vec![Block::Text("Never mind".to_owned())]), None, "none at all");
+    }
+}

@@ -7,10 +7,22 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::fs;
+use tokio::time::sleep;
 use tracing::debug;
+
+use crate::runtime::scratch;
+
+/// How the names of the folders for temporary files begin.
+pub const SCRATCH: &str = "cli";
+
+/// How often traces are tried to be removed, and the first pause between two attempts; each is twice as long as the one
+/// before, three seconds in all.
+const ATTEMPTS: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where one process leaves its traces. Dropping it removes the temporary files.
 #[derive(Debug)]
@@ -26,7 +38,7 @@ impl Traces {
     pub(super) fn prepare(env: &[(OsString, OsString)]) -> io::Result<Self> {
         let var = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| Path::new(value));
         // A short name: the CLI puts sockets there, whose paths may have some hundred characters at most.
-        let scratch = tempfile::Builder::new().prefix("cli-").tempdir_in(var("TMPDIR").unwrap_or(Path::new("/tmp")))?;
+        let scratch = scratch::folder(SCRATCH, var("TMPDIR").unwrap_or(Path::new("/tmp")))?;
         let profile = var("CLAUDE_CONFIG_DIR").map(Path::to_owned).or_else(|| Some(var("HOME")?.join(".claude")));
         Ok(Self { scratch, register: profile.map(|profile| profile.join("sessions")) })
     }
@@ -38,17 +50,35 @@ impl Traces {
 
     /// Removes what the process `pid` has left, which has just gone. To be called at once: its id is free now, and
     /// sooner or later another process gets it.
+    ///
+    /// Tries again for a while: others of its group may still be about to go, or there are no descriptors left to look
+    /// with.
     pub(super) async fn remove(self, pid: i32) {
-        let mut removed = Vec::with_capacity(2);
-        if let Some(register) = &self.register {
-            removed.push(remove_beginning_with(register, &format!("{pid}.")).await);
-        }
-        removed.push(self.scratch.close());
-        for error in removed.into_iter().filter_map(Result::err).filter(|error| error.kind() != io::ErrorKind::NotFound)
-        {
-            debug!(pid, %error, "a trace of a process remains");
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1..=ATTEMPTS {
+            // Later the id may be that of another process, whose files these are then.
+            let register = self.register.as_ref().filter(|_| attempt == 1 || !is_there(pid));
+            let removed = [
+                match register {
+                    Some(register) => remove_beginning_with(register, &format!("{pid}.")).await,
+                    None => Ok(()),
+                },
+                fs::remove_dir_all(self.scratch.path()).await,
+            ];
+            let failed =
+                removed.into_iter().filter_map(Result::err).find(|error| error.kind() != io::ErrorKind::NotFound);
+            let Some(error) = failed else { return };
+            debug!(pid, attempt, %error, "a trace of a process remains");
+            if attempt < ATTEMPTS {
+                sleep(pause).await;
+                pause *= 2;
+            }
         }
     }
+}
+
+fn is_there(pid: i32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
 }
 
 async fn remove_beginning_with(folder: &Path, beginning: &str) -> io::Result<()> {
@@ -88,6 +118,21 @@ mod tests {
         assert!(kept.iter().all(|name| at(name).exists()));
         // With nothing to remove nothing goes wrong.
         Traces::prepare(&env)?.remove(12).await;
+
+        // Something of the group is still at work, so that the first attempts fail.
+        let traces = Traces::prepare(&env)?;
+        let scratch = traces.scratch.path().to_owned();
+        std::fs::write(scratch.join("busy"), "")?;
+        std::fs::rename(&scratch, at("away"))?;
+        std::fs::write(&scratch, "no folder")?;
+        let mends = async {
+            sleep(FIRST_PAUSE / 2).await;
+            std::fs::remove_file(&scratch)?;
+            std::fs::rename(at("away"), &scratch)
+        };
+        let (mended, ()) = tokio::join!(mends, traces.remove(12));
+        mended?;
+        assert!(!scratch.exists(), "it was tried again");
         Ok(())
     }
 }

@@ -236,15 +236,23 @@ impl Turn {
     }
 
     async fn write_step(&mut self) -> Result<(), Failure> {
-        let Some(process) = &mut self.process else { return Err(no_process()) };
         let Some(step) = self.script.pop_front() else { return Err(no_process()) };
-        let written = timeout_at(self.first_event_by, process.write(&step.lines)).await;
-        self.phase = if step.until == Until::Answered { Phase::Answering } else { Phase::Feeding };
-        self.until = step.until;
-        match written {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => self.lost(&ReadError::Io(error)),
-            Err(_) => Err(timed_out("first event")),
+        if self.write(&step.lines).await? {
+            self.phase = if step.until == Until::Answered { Phase::Answering } else { Phase::Feeding };
+            self.until = step.until;
+        }
+        Ok(())
+    }
+
+    /// Writes to the process, which has to take it in time: one that hangs reads nothing, and its pipe is soon full. Whether
+    /// it has; else the request goes on in another process.
+    async fn write(&mut self, lines: &[u8]) -> Result<bool, Failure> {
+        let (deadline, timer) = self.deadline();
+        let Some(process) = &mut self.process else { return Err(no_process()) };
+        match timeout_at(deadline, process.write(lines)).await {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error)) => self.lost(&ReadError::Io(error)).map(|()| false),
+            Err(_) => self.or_replay(timed_out(timer)).map(|()| false),
         }
     }
 
@@ -283,7 +291,7 @@ impl Turn {
         }
         let (deadline, timer) = match self.phase {
             _ if self.started => (Instant::now() + self.timers.idle, "idle"),
-            Phase::Feeding => (self.step_by.min(self.first_event_by), "first event"),
+            Phase::Start | Phase::Feeding => (self.step_by.min(self.first_event_by), "first event"),
             _ => (self.first_event_by, "first event"),
         };
         if self.total_by < deadline { (self.total_by, "total") } else { (deadline, timer) }
@@ -362,11 +370,7 @@ impl Turn {
     async fn server_message(&mut self, message: ServerMessage) -> Result<(), Failure> {
         match self.held.shells.respond(message) {
             Response::Write(lines) => {
-                let Some(process) = &mut self.process else { return Err(no_process()) };
-                if let Err(error) = process.write(&lines).await {
-                    return self.lost(&ReadError::Io(error));
-                }
-                if self.until == Until::ToolsListed && self.held.shells.is_settled() {
+                if self.write(&lines).await? && self.until == Until::ToolsListed && self.held.shells.is_settled() {
                     return self.write_step().await;
                 }
             }

@@ -1,7 +1,8 @@
 //! Keeps the processes within their memory: measures now and then, and lets go what is worth least.
 //!
-//! A request never measures. Reading what one process takes costs the kernel about a millisecond, so the pauses grow with
-//! the number of processes: measuring never keeps a core busy for more than a hundredth of the time.
+//! A request never measures. Reading what one process takes costs the kernel some milliseconds, so it is done where much
+//! has changed only, and the pauses grow with what it took: measuring never keeps a core busy for more than a hundredth
+//! of the time.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub(super) async fn run(spares: Spares) {
     loop {
         let begun = Instant::now();
         let places = spares.places().clone();
-        if tasks::blocking(move || places.measure(memory::proportional)).await.is_none() {
+        if tasks::blocking(move || places.measure(memory::resident, memory::proportional)).await.is_none() {
             warn!("the memory of CLI processes could not be measured");
         }
         let took = begun.elapsed();

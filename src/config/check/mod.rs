@@ -190,6 +190,7 @@ fn claude(
     let first_event_timeout = span("firstEventTimeout", &section.first_event_timeout);
     let idle_timeout = span("idleTimeout", &section.idle_timeout);
     let total_timeout = span("totalTimeout", &section.total_timeout);
+    let keep_idle = span("keepIdle", &section.keep_idle);
     if !["firstEventTimeout", "idleTimeout", "totalTimeout"].iter().any(|name| findings.is_unusable(&at.key(name))) {
         for (name, timeout) in [("firstEventTimeout", first_event_timeout), ("idleTimeout", idle_timeout)] {
             if timeout > total_timeout {
@@ -202,6 +203,7 @@ fn claude(
         first_event_timeout,
         idle_timeout,
         total_timeout,
+        keep_idle,
         max_processes: section.max_processes,
         max_memory: section
             .max_memory

@@ -78,6 +78,7 @@ fn check_rule(
         (RuleType::AuthFailed, None) => RuleKind::AuthFailed,
         (RuleType::Recovered, None) => RuleKind::Recovered,
         (RuleType::ReplicasApart, None) => RuleKind::ReplicasApart,
+        (RuleType::Runaway, None) => RuleKind::Runaway,
     };
     Some(Rule { kind, channels: rule.channels.clone(), enabled: rule.enabled })
 }
