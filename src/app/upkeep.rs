@@ -29,7 +29,7 @@ pub(super) fn start(
         "runaway-guard",
         every(GUARD_TICK, stop.clone(), {
             let gateway = gateway.clone();
-            move || gateway.look_for_runaways(Instant::now())
+            async move || gateway.look_for_runaways(Instant::now())
         }),
     );
     tasks.spawn("effects", log_effects(pool.clone(), stop.clone()));
