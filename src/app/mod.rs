@@ -44,6 +44,7 @@ pub use alerts::settings as alert_settings;
 pub use parts::cli_backends;
 pub use recording::{Keeper, store_location};
 pub use registry::vault;
+pub use replicas::address as redis_address;
 
 /// How the name of the directory begins in which CLI processes run.
 const WORKSPACE: &str = "workspace";
@@ -78,6 +79,7 @@ impl App {
     /// now on.
     pub async fn start(config: Config, env: Env, overrides: Overrides) -> anyhow::Result<Self> {
         let file = config;
+        let redis = replicas::address(&env)?;
         let store = store_location(&file)?.map(Store::new);
         let registry = Registry::open(&file, &env, store.clone()).await?;
         let (config, all_env) = registry.added_to(&file);
@@ -102,28 +104,31 @@ impl App {
         gateway.clients().apply(clients::rules(&config));
         let (admin, registrations) = registry.admin(&gateway, &pool);
         gateway.show_in_debug("registered", registry::problems(&registry));
-        let recording = Recording::start(&pool, gateway.clients(), &config, store, &stop).await;
+        let alerts = alerts::start(&pool, &config, &env, &tasks, &stop);
+        alerts::tell_followers(&pool, &alerts, &tasks, &stop);
+        let recording = Recording::new(store);
+        if let Some(recording) = &recording {
+            recording.connect(&gateway, &alerts, &pool, &config, &stop);
+        }
+        replicas::start(&pool, &gateway, &config, redis.as_ref(), &tasks, &stop).await;
+        if let Some(recording) = &recording {
+            recording.restore(&pool, gateway.clients(), &config, &stop).await;
+        }
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?.with_admin(admin);
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
         gateway.route(http.routing(&config));
         upkeep::start(&gateway, &pool, &config, &tasks, &stop);
-        let alerts = alerts::start(&pool, &config, &env, &tasks, &stop);
-        alerts::tell_followers(&pool, &alerts, &tasks, &stop);
         gateway.show_in_debug("alerts", {
             let alerts = alerts.clone();
             move || alerts.view()
         });
-        replicas::start(&pool, &gateway, &config, &env, &tasks, &stop).await?;
         let (cli_watch, replacements) = CliWatch::start(&claude, &config, &env, &tasks, &stop);
         gateway.show_in_debug("cli", cli_watch.view(&claude));
         gateway.show_in_debug("memory", {
             let claude = claude.clone();
             move || serde_json::json!(claude.memory())
         });
-        if let Some(recording) = &recording {
-            recording.connect(&gateway, &alerts, &pool, &config, &stop);
-        }
         let target = reload::Target {
             pool,
             gateway: gateway.clone(),

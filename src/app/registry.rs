@@ -180,7 +180,7 @@ impl Host for Running {
     }
 
     fn reset(&self, subscription: &str) -> Option<bool> {
-        Some(self.pool.with(|pool, now| pool.restore(now, subscription)))
+        Some(self.pool.restore(subscription))
     }
 
     fn test<'a>(&'a self, subscription: &'a str) -> BoxFuture<'a, Option<Value>> {

@@ -16,25 +16,30 @@ use crate::shared::{Address, Settings, Shared, State};
 /// How long the start waits for the server, so that the first requests are counted by it already.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Where the server is, if there is one. The error names the variable and does not repeat what it holds.
+pub fn address(env: &Env) -> anyhow::Result<Option<Address>> {
+    let parse = |url| Address::parse(url).with_context(|| format!("environment variable {REDIS_URL}"));
+    env.var(REDIS_URL).map(parse).transpose()
+}
+
 /// Joins, if there is anything to join. A server that is away is no reason not to start.
 pub(super) async fn start(
     pool: &SharedPool,
     gateway: &PooledGateway,
     config: &Config,
-    env: &Env,
+    address: Option<&Address>,
     tasks: &Tasks,
     stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    let Some(url) = env.var(REDIS_URL) else {
+) {
+    let Some(address) = address else {
         gateway.show_in_health("redis", || PartHealth::absent("REDIS_URL is not set: this replica counts for itself"));
-        return Ok(());
+        return;
     };
-    let address = Address::parse(url).with_context(|| format!("environment variable {REDIS_URL}"))?;
     let hear = {
-        let pool = pool.clone();
-        move |heard| pool.hear(heard)
+        let gateway = gateway.clone();
+        move |heard| gateway.hear(heard)
     };
-    let shared = Shared::start(&address, settings(config), hear, tasks, stop);
+    let shared = Shared::start(address, settings(config), hear, tasks, stop);
     if !shared.joined(PATIENCE).await {
         warn!("Redis does not answer yet: this replica counts by itself until it does");
     }
@@ -47,7 +52,6 @@ pub(super) async fn start(
         let status = shared.status();
         PartHealth::new(status.state == State::Together, &status)
     });
-    Ok(())
 }
 
 fn settings(config: &Config) -> Settings {

@@ -7,6 +7,7 @@ pub mod anthropic_api;
 pub mod claude_cli;
 mod failure;
 pub mod http;
+mod messages;
 pub mod openai_api;
 
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
+use crate::app::redis_address;
 use crate::config::{self, Config, Env, Overrides};
 
 /// What `auth-pool config` can do.
@@ -60,9 +61,13 @@ pub(super) fn run(command: &ConfigCommand, env: &Env, overrides: &Overrides) -> 
 }
 
 fn check(env: &Env, overrides: &Overrides) -> Output {
-    match config::load(env, overrides) {
-        Ok(config) => Output::success(describe(&config)),
-        Err(problems) => Output::failure(problems.to_string()),
+    // Read by another part than the configuration, which cannot know what an address looks like.
+    let redis = redis_address(env).err().map(|error| format!("{error:#}"));
+    match (config::load(env, overrides), redis) {
+        (Ok(config), None) => Output::success(describe(&config)),
+        (Ok(_), Some(problem)) => Output::failure(problem),
+        (Err(problems), None) => Output::failure(problems.to_string()),
+        (Err(problems), Some(problem)) => Output::failure(format!("{problems}\n  {problem}")),
     }
 }
 

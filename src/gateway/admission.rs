@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::lease::{Lease, SharedPool};
 use super::queue::Unserved;
-use super::{Call, Failure, PooledGateway, QueueSettings};
+use super::{Call, Clients, Failure, PooledGateway, QueueSettings};
 use crate::conversation::{LimitReport, LimitStatus, WindowUse};
 use crate::pool::{Ask, Cause, Effect, Refusal, RefusalReason, SessionKey, SessionLabel, Shortage, Spent, Standing};
 use crate::runtime::clock;
@@ -63,6 +63,27 @@ impl Replicas {
         }
     }
 
+    /// Tells that the operator says that all is well. What the provider says from now on is news again.
+    fn tell_restored(&self, subscription: &Arc<str>) {
+        self.forget_told(subscription);
+        self.shared.tell(News::Restored { subscription: Arc::clone(subscription) });
+    }
+
+    /// Tells what a backend beside the pool has used: it counts for the client.
+    pub(super) fn tell_used(&self, record: uuid::Uuid, backend: &Arc<str>, client: &str, spent: &Spent) {
+        self.shared.tell(News::Used(shared::Used {
+            record: Some(record.to_string().into()),
+            client: Some(client.into()),
+            subscription: Arc::clone(backend),
+            usage: spent.usage,
+            cost: spent.cost,
+        }));
+    }
+
+    fn forget_told(&self, subscription: &str) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(subscription);
+    }
+
     /// Tells of the pool's doings what concerns all.
     pub(super) fn tell_effect(&self, effect: &Effect) {
         match effect {
@@ -98,7 +119,7 @@ impl SharedPool {
             };
             match replicas.shared.admit(question).await {
                 Verdict::Admitted(admission) | Verdict::Apart(admission) => {
-                    lease.admission = Some(admission);
+                    lease.admission = Some(Box::new(admission));
                     return Judged::Admitted(Box::new(lease));
                 }
                 Verdict::Bound(home) if self.peek(|pool, _| pool.bounds(&home)).is_none() => {
@@ -147,10 +168,20 @@ impl SharedPool {
         Refusal { reason: RefusalReason::Busy, retry_at: Some(until), decision }
     }
 
+    /// The operator says that a subscription is well: here, and with all replicas. Returns whether there is such a
+    /// subscription.
+    pub fn restore(&self, subscription: &str) -> bool {
+        let found = self.with(|pool, now| pool.restore(now, subscription));
+        if let (true, Some(replicas)) = (found, self.replicas()) {
+            replicas.tell_restored(&subscription.into());
+        }
+        found
+    }
+
     /// Takes in what other replicas tell.
-    pub fn hear(&self, heard: Heard) {
+    fn hear(&self, heard: Heard, clients: &Clients) {
         match heard {
-            Heard::News { from, news } => self.hear_news(from.as_deref(), news),
+            Heard::News { from, news } => self.hear_news(from.as_deref(), news, clients),
             Heard::Apart { cause } => {
                 warn!(cause, "Redis is out of reach: this replica counts by itself until it answers again");
                 self.with(|_, _| ((), vec![Effect::ReplicasApart { cause }]));
@@ -162,11 +193,17 @@ impl SharedPool {
         }
     }
 
-    fn hear_news(&self, from: Option<&str>, news: News) {
+    fn hear_news(&self, from: Option<&str>, news: News, clients: &Clients) {
         let replica = from.unwrap_or("one of the others");
         match news {
             News::Used(used) => {
-                let spent = Spent { usage: used.usage, cost: used.cost };
+                let is_new = used.record.as_deref().is_none_or(|record| self.counted().note(record));
+                // What is known already still gives its place back.
+                let spent = if is_new { Spent { usage: used.usage, cost: used.cost } } else { Spent::default() };
+                if let Some(client) = &used.client {
+                    let now = clock::now();
+                    clients.recall(now, client, now, spent.cost);
+                }
                 self.with(|pool, now| ((), pool.count_elsewhere(now, &used.subscription, &spent)));
             }
             News::Limits { subscription, report } => {
@@ -183,11 +220,23 @@ impl SharedPool {
                 info!(%subscription, replica, "another replica's breaker has closed");
                 self.with(|pool, now| ((), pool.breaker_elsewhere(now, &subscription, None)));
             }
+            News::Restored { subscription } => {
+                info!(%subscription, replica, "the operator of another replica says that it is well");
+                if let Some(replicas) = self.replicas() {
+                    replicas.forget_told(&subscription);
+                }
+                self.with(|pool, now| ((), pool.restore(now, &subscription).1));
+            }
         }
     }
 }
 
 impl PooledGateway {
+    /// Takes in what other replicas tell.
+    pub fn hear(&self, heard: Heard) {
+        self.pool().hear(heard, self.clients());
+    }
+
     /// A lease that the other replicas agree to.
     pub(super) async fn admitted(
         &self,

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use super::{Call, SessionHint};
 use crate::conversation::{Block, Usage};
-use crate::pool::{Ask, SessionKey};
+use crate::pool::{Ask, Only, SessionKey};
 use crate::units::MicroUsd;
 
 /// Output tokens that a request is assumed to produce when it names no limit, for the reservation.
 const ASSUMED_OUTPUT_TOKENS: u64 = 500;
 
-/// What the pool is asked for `call`, the subscriptions in `exclude` left out.
-pub(super) fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
+/// What the pool is asked for `call`: of the subscriptions that its client may use (`None` is all), those in `exclude`
+/// left out. Whoever asks has to say which those are, so that nobody forgets it.
+pub(super) fn ask<'a>(call: &Call, only: Option<Arc<Only>>, exclude: &'a [Arc<str>]) -> Ask<'a> {
     let request = &call.request;
     Ask {
         session: session_key(call),
@@ -22,7 +23,7 @@ pub(super) fn ask<'a>(call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
         priority: call.priority,
         exclude,
         request: Some(Arc::clone(&call.id)),
-        only: None,
+        only,
     }
 }
 

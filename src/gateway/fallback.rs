@@ -19,14 +19,18 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::ask::{estimated_cost, session_key};
+use super::attempt::outcome;
 use super::clients::Spending;
+use super::lease::SharedPool;
 use super::pooled::{Begun, begun};
+use super::record::{Trace, in_a_word};
 use super::routing::{NamedBackend, Routing, Target};
 use super::{Answer, Call, GatewayError, PooledGateway, QueueSettings, Served, SessionHint};
 use crate::backend::{Caller, EventStream, Failure, FailureKind, Fault};
-use crate::conversation::{Event, Price};
-use crate::pool::{Effect, Only, Realm, RefusalReason, SessionLabel};
+use crate::conversation::{Event, Price, Usage};
+use crate::pool::{Effect, Only, Outcome, Realm, RefusalReason, SessionLabel, Spent};
 use crate::runtime::clock;
+use crate::units::Timestamp;
 
 /// When to come back to a backend that is busy.
 const BUSY: Duration = Duration::from_secs(1);
@@ -34,20 +38,36 @@ const BUSY: Duration = Duration::from_secs(1);
 impl PooledGateway {
     /// Gives a request to the one it names, or to whoever serves first.
     pub(super) async fn begin(&self, call: &Call, deadline: Instant) -> Result<Answer, GatewayError> {
+        let trace = self.trace(call);
+        let answer = self.begin_somewhere(call, deadline, trace.as_ref()).await;
+        if let (Some(trace), Err(error)) = (trace, &answer) {
+            trace.failed(error);
+        }
+        answer
+    }
+
+    async fn begin_somewhere(
+        &self,
+        call: &Call,
+        deadline: Instant,
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Answer, GatewayError> {
         let routing = self.routing();
         if let Some(target) = call.backend.as_ref().and_then(|name| routing.named.get(name)) {
             return match target {
-                Target::Backend(named) => self.ask_backend(call, named, None, deadline).await,
-                Target::Pool | Target::Subscription(_) => self.begin_in_pool(call, deadline).await,
+                Target::Backend(named) => self.ask_backend(call, named, None, deadline, trace).await,
+                Target::Pool | Target::Subscription(_) => self.begin_in_pool(call, deadline, trace).await,
             };
         }
         let mut first: Option<GatewayError> = None;
         let mut reason: Option<String> = None;
+        let may_leave = self.may_leave_the_pool(call);
         for one in routing.order() {
             let outcome = match one {
-                None => self.begin_in_pool(call, deadline).await,
-                Some(_) if reason.is_some() && !self.may_leave_the_pool(call) => continue,
-                Some(named) => self.ask_backend(call, named, reason.clone(), deadline).await,
+                None => self.begin_in_pool(call, deadline, trace).await,
+                // Whoever may use the pool only is served by it, wherever it stands in the chain.
+                Some(_) if !may_leave && routing.order().any(Option::is_none) => continue,
+                Some(named) => self.ask_backend(call, named, reason.clone(), deadline, trace).await,
             };
             let error = match outcome {
                 Err(error) if first.is_some() || may_pass_on(&error) => error,
@@ -96,6 +116,7 @@ impl PooledGateway {
         named: &NamedBackend,
         instead: Option<String>,
         deadline: Instant,
+        trace: Option<&Arc<Trace>>,
     ) -> Result<Answer, GatewayError> {
         if !self.may_leave_the_pool(call) {
             let message = format!("this client key may not use the backend '{}'", named.name());
@@ -111,10 +132,23 @@ impl PooledGateway {
         };
         let spending = self.clients().admit(clock::now(), &call.client, estimated_cost(call))?;
         named.note_begin();
+        if let Some(trace) = trace {
+            trace.attempt(named.shared_name());
+        }
         let caller = Caller { client: Arc::clone(&call.client) };
-        let price = call.request.model.price;
+        let account = Account {
+            named: named.clone(),
+            pool: self.pool().clone(),
+            spending,
+            price: call.request.model.price,
+            begun_at: clock::now(),
+            trace: trace.cloned(),
+            usage: Usage::default(),
+            outcome: Outcome::Abandoned,
+            is_settled: false,
+        };
         let events = named.backend().run(&call.request, &caller);
-        let run = Run { events, named: named.clone(), spending, price, finished: false, _place: place };
+        let run = Run { events, account, finished: false, _place: place };
         let Begun { events, cache_is_warm } =
             begun(call, run, deadline, self.kill_token()).await.map_err(|failure| {
                 warn!(backend = %named.name(), kind = ?failure.kind, detail = %failure, "the backend failed");
@@ -181,9 +215,7 @@ fn cause(error: &GatewayError) -> String {
 /// A running request of a backend beside the pool.
 struct Run {
     events: EventStream,
-    named: NamedBackend,
-    spending: Spending,
-    price: Price,
+    account: Account,
     finished: bool,
     /// Given back at the end.
     _place: OwnedSemaphorePermit,
@@ -196,19 +228,63 @@ impl Stream for Run {
         loop {
             let item = ready!(self.events.poll_next_unpin(cx));
             match &item {
+                Some(Ok(Event::Started(usage))) => self.account.usage = *usage,
                 Some(Ok(Event::Finished { usage, .. })) => {
                     self.finished = true;
-                    self.named.note_usage(usage);
-                    // What the endpoint charges is not known: the model that was asked for is the measure.
-                    self.spending.book(clock::now(), self.price.cost_with_short_cache(usage));
+                    self.account.usage = *usage;
+                    self.account.outcome = Outcome::Completed;
+                    self.account.settle();
                 }
                 // These are for the pool.
                 Some(Ok(Event::Limits(_) | Event::Settled(_))) => continue,
                 Some(Err(_)) if self.finished => return Poll::Ready(None),
-                Some(Err(failure)) => self.named.note_failure(failure),
+                Some(Err(failure)) => {
+                    self.account.named.note_failure(failure);
+                    self.account.outcome = outcome(failure);
+                }
                 Some(Ok(_)) | None => {}
             }
             return Poll::Ready(item);
         }
+    }
+}
+
+/// What such a request uses, on whose account: booked, told and kept when it ends, however it ends.
+struct Account {
+    named: NamedBackend,
+    pool: SharedPool,
+    spending: Spending,
+    price: Price,
+    begun_at: Timestamp,
+    trace: Option<Arc<Trace>>,
+    usage: Usage,
+    outcome: Outcome,
+    is_settled: bool,
+}
+
+impl Account {
+    fn settle(&mut self) {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
+        let now = clock::now();
+        // What the endpoint charges is not known: the model that was asked for is the measure.
+        let spent = Spent { usage: self.usage, cost: self.price.cost_with_short_cache(&self.usage) };
+        self.named.note_usage(&spent.usage);
+        self.spending.book(now, spent.cost);
+        let (record, name) = (uuid::Uuid::now_v7(), self.named.shared_name());
+        if let Some(replicas) = self.pool.replicas().filter(|_| spent.usage.total() > 0) {
+            replicas.tell_used(record, name, self.spending.client(), &spent);
+        }
+        if let Some(trace) = &self.trace {
+            trace.ended((record, name), (self.begun_at, now), in_a_word(&self.outcome), spent, None);
+        }
+    }
+}
+
+impl Drop for Account {
+    /// A client that leaves has used what was used until then.
+    fn drop(&mut self) {
+        self.settle();
     }
 }

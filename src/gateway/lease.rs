@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use super::admission::Replicas;
 use super::attempt::outcome;
 use super::clients::Spending;
+use super::counted::Counted;
 use super::feed::{AllocationTold, FailureTold, Feed, Topic, UsageTold};
 use super::queue::Queue;
 use super::record::{Trace, in_a_word};
@@ -33,6 +34,7 @@ struct Shared {
     feed: Feed,
     /// Those who use the same subscriptions, if any.
     replicas: OnceLock<Replicas>,
+    counted: Counted,
 }
 
 impl SharedPool {
@@ -44,6 +46,7 @@ impl SharedPool {
             queue: Queue::default(),
             feed: Feed::default(),
             replicas: OnceLock::new(),
+            counted: Counted::default(),
         }))
     }
 
@@ -51,6 +54,10 @@ impl SharedPool {
     pub fn share(&self, replicas: shared::Shared) {
         // A second call changes nothing: there is one set of replicas in a process's life.
         let _ = self.0.replicas.set(Replicas::new(replicas));
+    }
+
+    pub(super) fn counted(&self) -> &Counted {
+        &self.0.counted
     }
 
     pub(super) fn replicas(&self) -> Option<&Replicas> {
@@ -191,7 +198,7 @@ pub(super) struct Lease {
     /// Where its session is.
     pub(super) placement: Placement,
     /// The other replicas' word.
-    pub(super) admission: Option<Admission>,
+    pub(super) admission: Option<Box<Admission>>,
     /// What has been used so far; counted however the lease ends.
     pub(super) spent: Spent,
     /// The client's account, on which that is booked.
@@ -254,7 +261,9 @@ impl Lease {
             replicas.tell_limits(&self.subscription, report);
         }
         // Before the own pool hands the place on: whoever gets it is put before the others next.
-        if let Some(admission) = self.admission.take() {
+        let record = uuid::Uuid::now_v7();
+        if let Some(mut admission) = self.admission.take() {
+            admission.bill(record.to_string().into(), self.spending.client().into());
             admission.settle(matches!(outcome, Outcome::Completed), spent.usage, spent.cost);
         }
         self.spending.book(clock::now(), spent.cost);
@@ -265,7 +274,7 @@ impl Lease {
         });
         self.tell_use(word.0);
         if let Some(trace) = trace {
-            trace.ended(&self.subscription, (self.granted_at, at), word, spent, session);
+            trace.ended((record, &self.subscription), (self.granted_at, at), word, spent, session);
         }
     }
 }

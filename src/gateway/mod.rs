@@ -7,6 +7,7 @@ mod admission;
 mod ask;
 mod attempt;
 mod clients;
+mod counted;
 mod fallback;
 mod feed;
 mod guard;

@@ -215,19 +215,15 @@ impl PooledGateway {
         &self.0.clients
     }
 
-    /// Tries subscriptions until one begins to answer. The answer has to be over by `deadline`, but for the time that the
-    /// request waits in the queue.
-    pub(super) async fn begin_in_pool(&self, call: &Call, deadline: Instant) -> Result<Answer, GatewayError> {
-        let recorder = self.0.recorder.get().cloned();
-        let trace = recorder.map(|recorder| Trace::start(recorder, call, session_key(call)));
-        let answer = self.attempts(call, deadline, trace.as_ref()).await;
-        if let (Some(trace), Err(error)) = (trace, &answer) {
-            trace.failed(error);
-        }
-        answer
+    /// Follows a request from its arrival to its end, for whoever keeps what requests leave behind.
+    pub(super) fn trace(&self, call: &Call) -> Option<Arc<Trace>> {
+        let recorder = self.0.recorder.get().cloned()?;
+        Some(Trace::start(recorder, call, session_key(call)))
     }
 
-    async fn attempts(
+    /// Tries subscriptions until one begins to answer. The answer has to be over by `deadline`, but for the time that the
+    /// request waits in the queue.
+    pub(super) async fn begin_in_pool(
         &self,
         call: &Call,
         mut deadline: Instant,
@@ -342,7 +338,7 @@ impl PooledGateway {
 
     /// What the pool is asked on behalf of a call's client.
     pub(super) fn ask<'a>(&self, call: &Call, exclude: &'a [Arc<str>]) -> Ask<'a> {
-        Ask { only: self.only(call), ..ask(call, exclude) }
+        ask(call, self.only(call), exclude)
     }
 
     pub(super) fn backend(&self, subscription: &str) -> Option<Arc<dyn Backend>> {

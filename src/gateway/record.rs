@@ -27,6 +27,8 @@ pub trait Recorder: Send + Sync + 'static {
 /// What an attempt used.
 #[derive(Clone, Copy, Debug)]
 pub struct Used<'a> {
+    /// Names it, wherever it is told or kept.
+    pub id: uuid::Uuid,
     /// The request.
     pub request: &'a Progress,
     /// Who served.
@@ -143,10 +145,10 @@ impl Trace {
         });
     }
 
-    /// A lease has ended.
+    /// A lease has ended; what it used has this id.
     pub(super) fn ended(
         &self,
-        subscription: &Arc<str>,
+        (id, subscription): (uuid::Uuid, &Arc<str>),
         (granted_at, at): (Timestamp, Timestamp),
         outcome: (&'static str, ProgressState),
         spent: Spent,
@@ -168,7 +170,7 @@ impl Trace {
         if spent.cost > MicroUsd::ZERO || spent.usage.total() > 0 {
             let duration_ms = u64::try_from(at.since(granted_at).as_millis()).unwrap_or(u64::MAX);
             let outcome = outcome.0;
-            self.recorder.used(Used { request: &progress, subscription, at, spent, duration_ms, outcome });
+            self.recorder.used(Used { id, request: &progress, subscription, at, spent, duration_ms, outcome });
         }
         if let Some(session) = session {
             self.recorder.session(session);

@@ -65,6 +65,8 @@ pub struct Admission {
     session: String,
     explicit: bool,
     home: Arc<str>,
+    record: Option<Arc<str>>,
+    client: Option<Arc<str>>,
 }
 
 impl Admission {
@@ -77,7 +79,14 @@ impl Admission {
             session: ask.session.clone(),
             explicit: ask.explicit,
             home: Arc::clone(&ask.placement.home),
+            record: None,
+            client: None,
         }
+    }
+
+    /// Under which id what the request uses is kept, and on which client's account: all are told.
+    pub fn bill(&mut self, record: Arc<str>, client: Arc<str>) {
+        (self.record, self.client) = (Some(record), Some(client));
     }
 
     /// It runs from now on.
@@ -103,7 +112,13 @@ impl Admission {
             explicit: self.explicit,
             home: Arc::clone(&self.home),
             answered,
-            used: Used { subscription: Arc::clone(&self.subscription), usage, cost: cost.max(MicroUsd::ZERO) },
+            used: Used {
+                record: self.record.take(),
+                client: self.client.take(),
+                subscription: Arc::clone(&self.subscription),
+                usage,
+                cost: cost.max(MicroUsd::ZERO),
+            },
             at: clock::now(),
             started,
         }));

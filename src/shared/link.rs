@@ -67,6 +67,8 @@ pub(super) struct Link {
     slow: Notify,
     standing: Mutex<Standing>,
     joined: watch::Sender<bool>,
+    /// Whether news have been listened to.
+    listening: watch::Sender<bool>,
     hear: Listener,
 }
 
@@ -129,6 +131,7 @@ impl Link {
             slow: Notify::new(),
             standing: Mutex::new(standing),
             joined: watch::channel(false).0,
+            listening: watch::channel(false).0,
             hear,
         });
         info!(server = %address, replica = link.replica, "limits and sessions are shared with other replicas");
@@ -138,8 +141,18 @@ impl Link {
     }
 
     pub(super) async fn joined(&self, patience: Duration) -> bool {
-        let mut joined = self.joined.subscribe();
-        tokio::time::timeout(patience, joined.wait_for(|joined| *joined)).await.is_ok_and(|joined| joined.is_ok())
+        let both = async {
+            for part in [&self.joined, &self.listening] {
+                // Its sender is in here, so it cannot be gone.
+                let _ = part.subscribe().wait_for(|done| *done).await;
+            }
+        };
+        tokio::time::timeout(patience, both).await.is_ok()
+    }
+
+    /// From now on no news are missed.
+    pub(super) fn note_listening(&self) {
+        self.listening.send_replace(true);
     }
 
     pub(super) fn is_together(&self) -> bool {

@@ -97,7 +97,8 @@ impl Shared {
         Self(Link::start(address, settings, Arc::new(hear), tasks, stop))
     }
 
-    /// Waits until the server has answered for the first time, at most `patience`. Whether it has.
+    /// Waits until the server has answered for the first time and news are listened to, at most `patience`. Whether both
+    /// are so.
     pub async fn joined(&self, patience: Duration) -> bool {
         self.0.joined(patience).await
     }

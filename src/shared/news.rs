@@ -11,6 +11,12 @@ use crate::units::{MicroUsd, Timestamp};
 /// What a request of another replica used; zero if it only gave its place back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Used {
+    /// Under which id it is kept in a store that replicas may have in common. An older version tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Arc<str>>,
+    /// The name of the client's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Arc<str>>,
     /// On which subscription.
     pub subscription: Arc<str>,
     /// Tokens.
@@ -44,6 +50,11 @@ pub enum News {
         /// The subscription.
         subscription: Arc<str>,
     },
+    /// Its operator says that a subscription is well: what was known against it is forgotten.
+    Restored {
+        /// The subscription.
+        subscription: Arc<str>,
+    },
 }
 
 /// What a replica hears.
@@ -70,9 +81,9 @@ pub enum Heard {
 
 /// What is kept of a piece of news for those who start later.
 pub(super) struct Condition {
-    /// Of two with the same name the one that ends later is kept.
+    /// Of two with the same name the one that ends later is kept. Begins with the subscription and a blank.
     pub(super) name: String,
-    /// When it ends by itself; `None` forgets it.
+    /// When it ends by itself; `None` forgets it, and every other one whose name begins so.
     pub(super) until: Option<Timestamp>,
 }
 
@@ -91,6 +102,7 @@ impl News {
             Self::BreakerClosed { subscription } => {
                 Some(Condition { name: format!("{subscription} breaker"), until: None })
             }
+            Self::Restored { subscription } => Some(Condition { name: format!("{subscription} "), until: None }),
             Self::Used(_) | Self::Limits { .. } => None,
         }
     }
@@ -120,6 +132,8 @@ mod tests {
         };
         for news in [
             News::Used(Used {
+                record: Some("0198".into()),
+                client: Some("ann".into()),
                 subscription: "a".into(),
                 usage: Usage { input: 7, ..Usage::default() },
                 cost: MicroUsd::ZERO,
@@ -127,10 +141,14 @@ mod tests {
             News::Limits { subscription: "a".into(), report },
             News::BreakerOpened { subscription: "a".into(), until: Timestamp::from_secs(5) },
             News::BreakerClosed { subscription: "a".into() },
+            News::Restored { subscription: "a".into() },
         ] {
             assert_eq!(News::decode(&news.encode()), Some(news));
         }
         assert_eq!(News::decode(r#"{"type":"weather","rain":true}"#), None);
+        let usage = serde_json::to_string(&Usage::default()).unwrap();
+        let older = format!(r#"{{"type":"used","subscription":"a","usage":{usage},"cost":5}}"#);
+        assert!(matches!(News::decode(&older), Some(News::Used(Used { record: None, client: None, .. }))), "{older}");
     }
 
     #[test]

@@ -58,6 +58,7 @@ async fn listen(link: &Link, address: &Address, last: &mut Option<String>) -> Re
         deliver(link, None, &news);
     }
     let last = last.get_or_insert(newest);
+    link.note_listening();
     loop {
         let told = ask(link, &mut connection, last).await?;
         for Entry { id, replica, news } in told {

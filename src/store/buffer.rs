@@ -117,7 +117,7 @@ impl Buffer {
         self.since
     }
 
-    /// Takes out what one transaction writes: at most `limit` usage records, and as many of the others.
+    /// Takes out what is written next: at most `limit` usage records, and as many of the others.
     pub(super) fn take(&mut self, limit: usize) -> Batch {
         let batch = Batch {
             usage: self.usage.drain(..self.usage.len().min(limit)).collect(),
@@ -155,7 +155,8 @@ fn take<V>(map: &mut HashMap<String, V>, limit: usize) -> Vec<V> {
     keys.iter().filter_map(|key| map.remove(key)).collect()
 }
 
-/// What one transaction writes. Writing it twice does the same as writing it once.
+/// What is written together: usage in one transaction, the others in another. Writing it twice does the same as writing
+/// it once.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     usage: Vec<UsageRecord>,
@@ -171,14 +172,19 @@ impl Batch {
         self.usage.len() + self.activities.len() + self.sessions.len() + self.states.len() + self.alerts.len()
     }
 
-    pub(super) fn statements(&self) -> Vec<Sql> {
+    /// Writes the usage records.
+    pub(super) fn usage(&self) -> Vec<Sql> {
+        usage::insert(&self.usage)
+    }
+
+    /// Writes everything else.
+    pub(super) fn others(&self) -> Vec<Sql> {
         // In one order everywhere, so that two programs on one database never wait for each other in a circle.
         let mut sessions = self.sessions.clone();
         sessions.sort_by(|one, other| one.id.cmp(&other.id));
         let mut activities = self.activities.clone();
         activities.sort_by(|one, other| one.id.cmp(&other.id));
-        let mut statements = usage::insert(&self.usage);
-        statements.extend(activity::upsert(&activities));
+        let mut statements = activity::upsert(&activities);
         statements.extend(remembered::put_sessions(&sessions));
         statements.extend(self.states.iter().map(remembered::put_state));
         statements.extend(self.alerts.iter().map(|change| match change {

@@ -128,10 +128,9 @@ impl Store {
                 return Ok(());
             }
             self.0.location.prepare()?;
-            let migrator = migrations::migrator();
             match &self.0.database {
-                Database::Sqlite(pool) => migrator.run(pool).await?,
-                Database::Postgres(pool) => migrator.run(pool).await?,
+                Database::Sqlite(pool) => migrations::in_sqlite(pool).await?,
+                Database::Postgres(pool) => migrations::in_postgres(pool).await?,
             }
             self.0.is_ready.store(true, Ordering::Release);
             Ok(())
@@ -175,11 +174,27 @@ impl Store {
 
     /// Runs one statement and returns how many rows it changed.
     async fn execute(&self, sql: Sql) -> Result<u64> {
-        Ok(self.transaction(vec![sql]).await?.into_iter().sum())
+        self.prepare().await?;
+        // A statement is a transaction by itself, and by itself it is one way to the database and back.
+        limited(
+            async {
+                match &self.0.database {
+                    Database::Sqlite(pool) => sql.execute_sqlite(&mut *pool.acquire().await?).await,
+                    Database::Postgres(pool) => sql.execute_postgres(&mut *pool.acquire().await?).await,
+                }
+            }
+            .boxed(),
+        )
+        .await
     }
 
     /// Runs statements, all or none of them, and returns how many rows each changed.
-    async fn transaction(&self, statements: Vec<Sql>) -> Result<Vec<u64>> {
+    async fn transaction(&self, mut statements: Vec<Sql>) -> Result<Vec<u64>> {
+        match statements.len() {
+            0 => return Ok(Vec::new()),
+            1 => return Ok(vec![self.execute(statements.remove(0)).await?]),
+            _ => {}
+        }
         let mut rows = Vec::new();
         self.transaction_if(statements, |changed| {
             rows = changed.to_vec();

@@ -7,10 +7,12 @@ a length of its own, so that its number of tokens names it.
 import os
 import random
 import signal
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,7 +148,7 @@ def test_kill_9_loses_what_is_in_the_air_and_counts_nothing_twice(
     start: Start, standin: Standin, database: str, measured: dict[str, str], pytestconfig: pytest.Config
 ) -> None:
     kills = pytestconfig.getoption("--kills")
-    number, answers, in_flight, lost = 1, [], 0, []
+    number, answers, in_flight, lost, oldest = 1, [], 0, [], []
     settings: dict[str, Any] = {"env": {"DATABASE_URL": database}, "subscriptions": 3, "spares": 1}
     for _ in range(kills):
         proxy = start(**settings)
@@ -162,9 +164,9 @@ def test_kill_9_loses_what_is_in_the_air_and_counts_nothing_twice(
         in_flight += CLIENTS
 
         tokens = {one.tokens for one in kept(database)}
-        for answer in load.answers:
-            if answer.tokens not in tokens:
-                lost.append(killed_at - answer.done)
+        ages = [killed_at - answer.done for answer in load.answers if answer.tokens not in tokens]
+        lost += ages
+        oldest.append(max(ages, default=0.0))
         answers += load.answers
         # The CLI's processes notice by themselves that nobody is there any more.
         wait_until(lambda: not with_environment(f"{proxy.folder}/"), "the CLI to end", 60)
@@ -192,33 +194,60 @@ def test_kill_9_loses_what_is_in_the_air_and_counts_nothing_twice(
     interrupted = rows(database, "SELECT COUNT(*) FROM activities WHERE status = 'running'")
     if database.startswith("sqlite:"):
         assert interrupted == [("0",)], "what the kill cut off does not run for ever"
-    oldest = f"{max(lost) * 1e3:.0f} ms" if lost else "none"
+    ages = " ".join(f"{age * 1e3:.0f}" for age in sorted(oldest))
     kind = database.partition(":")[0]
     measured[f"kill -9, {kind}"] = (
-        f"{kills} kills, {len(answers)} answers, {len(records)} records, {len(lost)} lost, the oldest of them {oldest} old"
+        f"{kills} kills, {len(answers)} answers, {len(records)} records, {len(lost)} lost; "
+        f"age of the oldest of each kill since its client had the answer, in ms: {ages}"
     )
 
 
-@pytest.mark.parametrize("how", ["halted", "frozen"])
+@contextmanager
+def gone(url: str, postgres: Postgres, how: str) -> Iterator[None]:
+    """The database does not answer, or takes nothing."""
+    if how == "halted":
+        postgres.halt()
+    elif how == "frozen":
+        postgres.freeze()
+    else:
+        # Another program writes, and does not come to an end.
+        other = sqlite3.connect(url.removeprefix("sqlite:"), isolation_level=None, timeout=60)
+        other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        if how == "halted":
+            postgres.again()
+        elif how == "frozen":
+            postgres.thaw()
+        else:
+            other.execute("ROLLBACK")
+            other.close()
+
+
+@pytest.mark.parametrize("how", ["halted", "frozen", "locked"])
 def test_a_database_that_goes_away_under_load_fails_no_chat(
-    start: Start, standin: Standin, postgres: Postgres, how: str, measured: dict[str, str], pytestconfig: pytest.Config
+    start: Start,
+    standin: Standin,
+    postgres: Postgres,
+    tmp_path: Path,
+    how: str,
+    measured: dict[str, str],
+    pytestconfig: pytest.Config,
 ) -> None:
     seconds = pytestconfig.getoption("--outage")
-    url = new_database(postgres)
+    url = f"sqlite:{tmp_path}/state/pool.db" if how == "locked" else new_database(postgres)
     proxy = start(env={"DATABASE_URL": url}, subscriptions=3, spares=1)
     load = Load(proxy, 1)
     wait_until(lambda: len(load.answers) >= CLIENTS, "the first answers", 120)
     wait_until(lambda: proxy.debug()["store"]["written"] > 0, "the first records", 30)
     before = len(load.answers)
-    postgres.halt() if how == "halted" else postgres.freeze()
-    gone_at = time.monotonic()
-    try:
+    with gone(url, postgres, how):
+        gone_at = time.monotonic()
         wait_until(lambda: not proxy.debug()["store"]["ok"], "the proxy to notice", 60)
         time.sleep(max(0.0, seconds - (time.monotonic() - gone_at)))
         meanwhile = len(load.answers) - before
         failing = proxy.debug()["store"]
-    finally:
-        postgres.again() if how == "halted" else postgres.thaw()
     assert meanwhile > 0, "requests were served meanwhile"
     assert failing["buffered"] > 0 and failing["failingSince"]
     wait_until(lambda: len(load.answers) > before + meanwhile, "an answer afterwards", 120)

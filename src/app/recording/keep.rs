@@ -34,7 +34,7 @@ impl Recorder for Keeper {
     fn used(&self, used: Used<'_>) {
         let request = used.request;
         self.0.add_usage(UsageRecord {
-            id: new_id(),
+            id: used.id.to_string(),
             organization_id: organization_of(&request.client),
             subscription: used.subscription.to_string(),
             client: request.client.to_string(),

@@ -53,30 +53,34 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// Gives the pool and the clients' accounts back what the store knows, if there is one. Waits for that a moment.
-    pub(super) async fn start(
-        pool: &SharedPool,
-        clients: &Clients,
-        config: &Config,
-        store: Option<Store>,
-        stop: &CancellationToken,
-    ) -> Option<Self> {
+    /// In front of the store, if there is one. Nothing is written before [`Self::restore`].
+    pub(super) fn new(store: Option<Store>) -> Option<Self> {
         let Some(store) = store else {
             info!("nothing is kept over a restart: there is no store");
             return None;
         };
         let writer = Writer::new(store, Bounds::default());
-        let recording = Self { writer, restored: CancellationToken::new(), tasks: Tasks::default() };
-        recording.tasks.spawn("store", {
-            let (recording, pool, clients, stop) = (recording.clone(), pool.clone(), clients.clone(), stop.clone());
+        Some(Self { writer, restored: CancellationToken::new(), tasks: Tasks::default() })
+    }
+
+    /// Gives the pool and the clients' accounts back what the store knows, waits for that a moment, and writes from then
+    /// on. To be called when other replicas are heard already: what they tell from now on the store may not know yet.
+    pub(super) async fn restore(
+        &self,
+        pool: &SharedPool,
+        clients: &Clients,
+        config: &Config,
+        stop: &CancellationToken,
+    ) {
+        self.tasks.spawn("store", {
+            let (recording, pool, clients, stop) = (self.clone(), pool.clone(), clients.clone(), stop.clone());
             let quiet_after = config.claude.total_timeout * 2;
             async move { recording.run(&pool, &clients, quiet_after, &stop).await }
         });
-        if timeout(RESTORE_LIMIT, recording.restored.cancelled()).await.is_err() {
+        if timeout(RESTORE_LIMIT, self.restored.cancelled()).await.is_err() {
             let limit = RESTORE_LIMIT.as_secs();
-            recording.writer.fail(format!("it has not given back within {limit} s what was known before"));
+            self.writer.fail(format!("it has not given back within {limit} s what was known before"));
         }
-        Some(recording)
     }
 
     /// Connects the store with those who have something to keep.

@@ -40,6 +40,8 @@ pub(super) async fn into(
     let sessions = store.sessions(started - SESSIONS, MOST_SESSIONS).await?;
 
     let now = clock::now();
+    // Other replicas with the same store may have told some of it already.
+    let usage = pool.uncounted(usage, |record| &record.id);
     for record in &usage {
         clients.recall(now, &record.client, record.at, record.cost);
     }

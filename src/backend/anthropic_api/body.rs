@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::backend::claude_cli::input;
+use crate::backend::messages;
 use crate::conversation::{Request, Role, Thinking};
 
 /// The answer's limit where the client names none. Every model allows that much.
@@ -16,7 +16,7 @@ const MAX_TOKENS: u32 = 32_000;
 pub(super) fn body(request: &Request, model: &str) -> Vec<u8> {
     let options = &request.options;
     let max_tokens = options.max_tokens.unwrap_or(MAX_TOKENS);
-    let mut body = input::extra_body(options, &request.tools, request.tool_choice.as_ref());
+    let mut body = messages::extra_body(options, &request.tools, request.tool_choice.as_ref());
     body.insert("model".to_owned(), json!(model));
     body.insert("max_tokens".to_owned(), json!(max_tokens));
     body.insert("stream".to_owned(), json!(true));
@@ -44,7 +44,7 @@ fn messages(request: &Request) -> Value {
                 Role::User => "user",
                 Role::Assistant => "assistant",
             };
-            json!({ "role": role, "content": turn.blocks.iter().map(input::block).collect::<Vec<_>>() })
+            json!({ "role": role, "content": turn.blocks.iter().map(messages::block).collect::<Vec<_>>() })
         })
         .collect();
     // The last user turn is the last message, the one before it stands two earlier.
@@ -78,7 +78,7 @@ fn think(body: &mut Map<String, Value>, request: &Request, max_tokens: u32) {
     let effort = request.options.effort;
     let thinking = match (request.model.thinking, effort) {
         (Thinking::Budget, effort) => {
-            let budget = effort.map_or(0, |effort| input::budget(effort, Some(max_tokens)));
+            let budget = effort.map_or(0, |effort| messages::budget(effort, Some(max_tokens)));
             // These models do not think unless they are told to.
             (budget > 0).then(|| json!({ "type": "enabled", "budget_tokens": budget }))
         }

@@ -4,8 +4,8 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
 use super::limits;
-use crate::backend::claude_cli::classify::is_entitlement;
 use crate::backend::http::excerpt;
+use crate::backend::messages::is_entitlement;
 use crate::backend::{Failure, FailureKind};
 use crate::conversation::{LimitReport, LimitStatus};
 use crate::units::Timestamp;

@@ -11,7 +11,7 @@ mod turn;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::http::{Endpoint, HttpClient, Key, Timers};
+use super::http::{Dialect as _, Endpoint, HttpClient, Key, Timers};
 use super::{Backend, Caller, EventStream};
 use crate::conversation::{Model, Request};
 
@@ -51,7 +51,7 @@ impl AnthropicApi {
 impl Backend for AnthropicApi {
     fn run(&self, request: &Request, _caller: &Caller) -> EventStream {
         let model = mapped(&self.models, &request.model).unwrap_or(&request.model.id);
-        turn::run(self.endpoint.clone(), Arc::clone(&request.model), body::body(request, model))
+        turn::Turn::new(Arc::clone(&request.model)).run(self.endpoint.clone(), body::body(request, model))
     }
 }
 

@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 
 use super::limit_text;
 use super::output::TurnResult;
-use crate::backend::{Failure, FailureKind};
+use crate::backend::{Failure, FailureKind, messages};
 use crate::conversation::{LimitReport, LimitStatus};
 use crate::runtime::clock;
 use crate::units::Timestamp;
@@ -70,7 +70,7 @@ fn kind(evidence: &Evidence, result: &TurnResult, now: Timestamp, zone: &TimeZon
 fn limited(evidence: &Evidence, told: limit_text::Told, text: &str) -> FailureKind {
     // An entitlement ("extra usage is required for long context") is not a spent limit: it must not ground the
     // subscription for requests that fit.
-    if evidence.limits.as_ref().is_none_or(|limits| limits.window.is_none()) && is_entitlement(text) {
+    if evidence.limits.as_ref().is_none_or(|limits| limits.window.is_none()) && messages::is_entitlement(text) {
         return FailureKind::InvalidRequest;
     }
     let none = LimitReport { status: LimitStatus::Rejected, window: None, resets_at: None, windows: Vec::new() };
@@ -84,16 +84,10 @@ fn limited(evidence: &Evidence, told: limit_text::Told, text: &str) -> FailureKi
     FailureKind::Limited(report)
 }
 
-/// Whether a 429 says that the account may not do this at all, whenever it tries.
-pub(in crate::backend) fn is_entitlement(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    text.contains("extra usage is required") || text.contains("long context")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::claude_cli::output::RawUsage;
+    use crate::backend::messages::RawUsage;
 
     fn check(word: &str, status: Option<u16>, text: &str, expect: &FailureKind) {
         let evidence = Evidence { assistant_error: Some(word.to_owned()), limits: None };

@@ -4,15 +4,11 @@
 //! of a message for `/commands` and `@files`. A last block that holds only a line break gives it nothing to find, and
 //! is dropped on the way upstream, so that the provider gets exactly the client's own blocks.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::tools::SERVER;
-use crate::conversation::{
-    Block, Effort, ImageSource, Options, Request, Role, Thinking, Tool, ToolChoice, ToolResultContent, Turn,
-};
-
-/// The least thinking budget the provider accepts, in tokens.
-const MIN_THINKING_BUDGET: u32 = 1024;
+use crate::backend::messages;
+use crate::conversation::{Request, Role, Thinking, Turn};
 
 /// The control request that gives a fresh process its system prompt, and makes our server of tools known to it.
 pub(super) fn initialize(system: &[String], with_tools: bool) -> Vec<u8> {
@@ -77,7 +73,7 @@ pub(super) fn turn(lines: &mut Vec<u8>, turn: &Turn, position: usize, query: boo
         }
         // Without an id of its own, 2.1.197 joins all assistant turns around tool results into one.
         Role::Assistant => {
-            let content: Vec<Value> = turn.blocks.iter().map(block).collect();
+            let content: Vec<Value> = turn.blocks.iter().map(messages::block).collect();
             json!({
                 "type": "assistant",
                 "message": { "id": format!("msg_{position}"), "role": "assistant", "content": content },
@@ -89,7 +85,7 @@ pub(super) fn turn(lines: &mut Vec<u8>, turn: &Turn, position: usize, query: boo
 
 /// A user message, disarmed.
 fn user_line(turn: &Turn) -> Value {
-    let mut content: Vec<Value> = turn.blocks.iter().map(block).collect();
+    let mut content: Vec<Value> = turn.blocks.iter().map(messages::block).collect();
     content.push(json!({ "type": "text", "text": "\n" }));
     json!({
         "type": "user",
@@ -116,46 +112,6 @@ pub(super) fn push(lines: &mut Vec<u8>, line: &Value) {
     lines.push(b'\n');
 }
 
-/// Fields of the provider's request body that the CLI has no setting of its own for.
-pub(in crate::backend) fn extra_body(
-    options: &Options,
-    tools: &[Tool],
-    choice: Option<&ToolChoice>,
-) -> Map<String, Value> {
-    let mut body = Map::new();
-    if let Some(temperature) = options.temperature {
-        body.insert("temperature".to_owned(), json!(temperature));
-    }
-    if let Some(top_p) = options.top_p {
-        body.insert("top_p".to_owned(), json!(top_p));
-    }
-    if !options.stop.is_empty() {
-        body.insert("stop_sequences".to_owned(), json!(options.stop));
-    }
-    if let Some(schema) = &options.output_schema {
-        body.insert("output_config".to_owned(), json!({ "format": { "type": "json_schema", "schema": schema } }));
-    }
-    if !tools.is_empty() {
-        let definitions: Vec<&Value> = tools.iter().map(|tool| &tool.definition).collect();
-        body.insert("tools".to_owned(), json!(definitions));
-        if let Some(choice) = choice {
-            body.insert("tool_choice".to_owned(), tool_choice(choice));
-        }
-    }
-    body
-}
-
-fn tool_choice(choice: &ToolChoice) -> Value {
-    match choice {
-        ToolChoice::Auto { parallel } => json!({ "type": "auto", "disable_parallel_tool_use": !parallel }),
-        ToolChoice::None => json!({ "type": "none" }),
-        ToolChoice::Any { parallel } => json!({ "type": "any", "disable_parallel_tool_use": !parallel }),
-        ToolChoice::Named { name, parallel } => {
-            json!({ "type": "tool", "name": name, "disable_parallel_tool_use": !parallel })
-        }
-    }
-}
-
 /// The thinking budget to set: 0 switches thinking off, `None` leaves the model's own way in place.
 ///
 /// A client that asks for no reasoning gets none, as from any API; the CLI alone would think at full budget. Budgets
@@ -167,51 +123,7 @@ pub(super) fn thinking_budget(request: &Request) -> Option<u32> {
     if request.model.thinking != Thinking::Budget {
         return None;
     }
-    Some(budget(effort, request.options.max_tokens))
-}
-
-/// The thinking budget that an effort buys, in tokens; 0 where the answer may not be long enough for any.
-pub(in crate::backend) fn budget(effort: Effort, max_tokens: Option<u32>) -> u32 {
-    let wanted = match effort {
-        Effort::Low => 2_048,
-        Effort::Medium => 8_192,
-        Effort::High => 16_384,
-        Effort::XHigh => 31_999,
-    };
-    let room = max_tokens.map_or(u32::MAX, |max_tokens| max_tokens.saturating_sub(1));
-    let budget = wanted.min(room);
-    if budget < MIN_THINKING_BUDGET { 0 } else { budget }
-}
-
-/// A piece of a turn in the provider's words.
-pub(in crate::backend) fn block(block: &Block) -> Value {
-    match block {
-        Block::Text(text) => json!({ "type": "text", "text": text }),
-        Block::Image(source) => image(source),
-        Block::ToolUse { id, name, input } => json!({ "type": "tool_use", "id": id, "name": name, "input": input }),
-        Block::ToolResult { tool_use_id, content, is_error } => {
-            let content: Vec<Value> = content
-                .iter()
-                .map(|part| match part {
-                    ToolResultContent::Text(text) => json!({ "type": "text", "text": text }),
-                    ToolResultContent::Image(source) => image(source),
-                })
-                .collect();
-            let mut result = json!({ "type": "tool_result", "tool_use_id": tool_use_id, "content": content });
-            if *is_error {
-                result["is_error"] = json!(true);
-            }
-            result
-        }
-    }
-}
-
-fn image(source: &ImageSource) -> Value {
-    let source = match source {
-        ImageSource::Base64 { media_type, data } => json!({ "type": "base64", "media_type": media_type, "data": data }),
-        ImageSource::Url(url) => json!({ "type": "url", "url": url }),
-    };
-    json!({ "type": "image", "source": source })
+    Some(messages::budget(effort, request.options.max_tokens))
 }
 
 #[cfg(test)]
@@ -219,7 +131,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::conversation::Model;
+    use crate::conversation::{Block, Effort, Model, Options};
 
     fn request(model: &str, options: Options) -> Request {
         Request {

@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::input::{self, SETTINGS, THINKING};
+use crate::backend::messages;
 use crate::conversation::{Request, Thinking};
 
 /// What is set in a process. The default is what a fresh one does by itself.
@@ -21,7 +22,7 @@ impl Applied {
     /// What `request` wants. `has_shells`: whether the process knows tools, which it would send by itself.
     pub(super) fn wanted(request: &Request, has_shells: bool) -> Self {
         let options = &request.options;
-        let mut body = input::extra_body(options, &request.tools, request.tool_choice.as_ref());
+        let mut body = messages::extra_body(options, &request.tools, request.tool_choice.as_ref());
         if has_shells && request.tools.is_empty() {
             body.insert("tools".to_owned(), json!([]));
         }

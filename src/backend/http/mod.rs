@@ -7,6 +7,7 @@ mod deadlines;
 mod endpoint;
 mod error;
 mod sse;
+mod turn;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub(super) use deadlines::Deadlines;
 pub(super) use endpoint::Endpoint;
 pub(super) use error::{broken, excerpt, read_body, read_error, unreachable};
 pub(super) use sse::{Events, SseEvent};
+pub(super) use turn::{Answer, Dialect, cut_short, not_its_protocol};
 
 /// Gives the key of an account for each request: one that stays as it is, or one that is decrypted when it is needed.
 pub trait KeyProvider: Send + Sync {

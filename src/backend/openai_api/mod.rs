@@ -14,7 +14,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _};
 
 use super::anthropic_api::mapped;
-use super::http::{Endpoint, HttpClient, Key, Timers};
+use super::http::{Dialect as _, Endpoint, HttpClient, Key, Timers};
 use super::{Backend, Caller, EventStream, Failure, FailureKind};
 use crate::conversation::{Family, Model, Request};
 
@@ -67,6 +67,6 @@ impl Backend for OpenAiApi {
             let detail = format!("the backend has no name for the model '{}'", request.model.id);
             return stream::iter([Err(Failure::new(FailureKind::ModelNotFound, detail))]).boxed();
         };
-        turn::run(self.endpoint.clone(), body::body(request, model, self.limit_field))
+        turn::Turn::default().run(self.endpoint.clone(), body::body(request, model, self.limit_field))
     }
 }

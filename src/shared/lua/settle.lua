@@ -1,4 +1,8 @@
--- A request has ended: its lease goes back, what it used is counted, and the other replicas hear of it.
+-- A request has ended: its lease goes back, what it used is counted, and the other replicas hear of it. A replica that
+-- got no answer tells it again, and cannot know whether the first time was carried out: it counts once.
+
+local told = P .. 'settled:' .. ask.replica .. ':' .. ask.lease
+if not redis.call('SET', told, '1', 'NX', 'PX', whole(math.max(ask.life, 3600000))) then return '{}' end
 
 redis.call('HDEL', P .. 'leases:' .. ask.subscription, ask.replica .. ':' .. ask.lease)
 local at = now - ask.age

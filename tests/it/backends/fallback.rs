@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use auth_pool::runtime::tasks::Tasks;
 use auth_pool::standin::{Action, HangPoint, Outcome, Rule, Standin};
+use auth_pool::store::{Activity, ActivityFilter, ActivityStatus, Page, UsageFilter};
+use auth_pool::units::MicroUsd;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -70,6 +72,45 @@ async fn when_nobody_in_the_pool_can_serve_the_chain_does_and_says_so() {
     assert_eq!(routing["backends"][0]["requests"], 2);
     assert_eq!(routing["backends"][0]["inFlight"], 0);
     assert!(routing["backends"][0]["outputTokens"].as_u64().unwrap() > 0);
+    proxy.app.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_backend_beside_the_pool_has_used_is_kept_with_the_request() {
+    let tasks = Tasks::default();
+    let standin = standin(&tasks).await;
+    let backends = json!([other_account(&standin, "reserve", "B")]);
+    let proxy = Proxy::start(&spent(&standin, &backends, &json!({ "fallbackChain": ["reserve"] }))).await;
+    good(proxy.chat(&ask("hello")).await).await;
+    let url = "/v1/reserve/chat/completions";
+    good(proxy.post(url, &ask("by name")).await).await;
+    let hang = Action::Hang { before: HangPoint::Mid };
+    standin.script(Rule::once(hang).bearer("b"));
+    let mut left = proxy.post(url, &with(ask("a client that leaves"), &json!({ "stream": true }))).await;
+    left.chunk().await.unwrap();
+    drop(left);
+
+    let store = proxy.store().await;
+    let filter = UsageFilter { subscription: Some("reserve".to_owned()), ..UsageFilter::default() };
+    until(async || store.usage(&filter, &Page::default()).await.unwrap().items.len() == 3).await;
+    let records = store.usage(&filter, &Page::default()).await.unwrap().items;
+    let outcomes: Vec<_> = records.iter().rev().map(|record| record.outcome.as_str()).collect();
+    assert_eq!(outcomes, ["completed", "completed", "abandoned"]);
+    assert!(records.iter().all(|record| record.usage.total_input() > 0 && record.cost > MicroUsd::ZERO), "{records:?}");
+    // One request, one activity, though the pool was tried first; each knows its record.
+    let done = |activities: &[Activity]| activities.iter().all(|one| one.status != ActivityStatus::Running);
+    let all = ActivityFilter::default();
+    until(async || done(&store.activities(&all, &Page::default()).await.unwrap().items)).await;
+    let activities = store.activities(&all, &Page::default()).await.unwrap().items;
+    let told: Vec<_> =
+        activities.iter().rev().map(|one| (one.attempts, one.status, one.subscription.as_deref())).collect();
+    let by = Some("reserve");
+    let expected =
+        [(2, ActivityStatus::Completed, by), (1, ActivityStatus::Completed, by), (1, ActivityStatus::Cancelled, by)];
+    assert_eq!(told, expected);
+    for (activity, record) in activities.iter().zip(&records) {
+        assert_eq!((Some(&activity.id), activity.cost), (record.activity_id.as_ref(), record.cost));
+    }
     proxy.app.stop().await;
 }
 

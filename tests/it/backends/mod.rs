@@ -14,6 +14,7 @@ use auth_pool::app::App;
 use auth_pool::config::{self, Env, Overrides};
 use auth_pool::runtime::tasks::Tasks;
 use auth_pool::standin::{Options, Standin};
+use auth_pool::store::{Location, Store};
 use serde_json::{Value, json};
 
 /// Nothing in these tests takes this long unless it hangs.
@@ -23,7 +24,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Proxy {
     pub(super) app: App,
     pub(super) client: reqwest::Client,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 pub(super) async fn standin(tasks: &Tasks) -> Standin {
@@ -61,7 +62,12 @@ impl Proxy {
         let overrides = Overrides { config: Some(path), listen: Some("127.0.0.1:0".to_owned()) };
         let config = config::load(&env, &overrides).unwrap_or_else(|problems| panic!("{problems}"));
         let app = App::start(config, env, overrides).await.unwrap();
-        Self { app, client: reqwest::Client::builder().no_proxy().build().unwrap(), _home: home }
+        Self { app, client: reqwest::Client::builder().no_proxy().build().unwrap(), home }
+    }
+
+    /// What is kept over restarts.
+    pub(super) async fn store(&self) -> Store {
+        Store::open(Location::file(self.home.path().join(".local/state/auth-pool/auth-pool.db"))).await.unwrap()
     }
 
     pub(super) fn url(&self, path: &str) -> String {

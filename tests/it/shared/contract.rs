@@ -1,18 +1,21 @@
 //! The contract of what replicas share, as their clients see it: several gateways on one Redis server keep to it exactly
 //! as one gateway does whose pool counts in memory.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use auth_pool::backend::{Backend, Caller, EventStream, Failure, FailureKind};
 use auth_pool::conversation::{Block, Event, Request};
 use auth_pool::gateway::{
-    Answer, Call, Gateway as _, GatewayError, PooledGateway, QueueSettings, RefusalReason, SharedPool,
+    Answer, Call, ClientRules, Gateway as _, GatewayError, PooledGateway, Priority, QueueSettings, RefusalReason,
+    SharedPool,
 };
 use auth_pool::pool::{Effect, Status, SubscriptionSettings};
-use auth_pool::runtime::tasks::Tasks;
+use auth_pool::runtime::{clock, tasks::Tasks};
 use auth_pool::shared::{Settings, Shared};
 use auth_pool::units::MicroUsd;
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -51,16 +54,16 @@ impl Backend for Subscription {
 }
 
 /// What replicas share.
-enum Common {
+pub(super) enum Common {
     /// They are one: its pool's memory.
     Memory,
     Redis(RedisServer),
 }
 
-struct Replicas {
-    gateways: Vec<PooledGateway>,
-    pools: Vec<SharedPool>,
-    go: Arc<Notify>,
+pub(super) struct Replicas {
+    pub(super) gateways: Vec<PooledGateway>,
+    pub(super) pools: Vec<SharedPool>,
+    pub(super) go: Arc<Notify>,
     _common: Common,
     _tasks: Vec<Tasks>,
     stop: CancellationToken,
@@ -74,8 +77,18 @@ impl Drop for Replicas {
 
 impl Replicas {
     /// `count` replicas with `members` subscriptions each, changed by `adjust`; a request that finds no place is refused
-    /// at once, or waits for `patience`.
+    /// at once, or waits for `patience`. No request is tried a second time.
     async fn start(
+        common: Common,
+        (count, members, patience): (usize, usize, Duration),
+        adjust: impl Fn(&mut SubscriptionSettings),
+    ) -> Self {
+        Self::start_trying(1, common, (count, members, patience), adjust).await
+    }
+
+    /// With up to `max_attempts` for each request.
+    pub(super) async fn start_trying(
+        max_attempts: u32,
         common: Common,
         (count, members, patience): (usize, usize, Duration),
         adjust: impl Fn(&mut SubscriptionSettings),
@@ -85,7 +98,7 @@ impl Replicas {
             let backends: Vec<_> =
                 (0..members).map(|_| Arc::new(Subscription(Arc::clone(&go))) as Arc<dyn Backend>).collect();
             let queue = QueueSettings { max_waiting: 100, timeout: patience };
-            let settings = auth_pool::gateway::Settings { queue, max_attempts: 1, ..gateway_settings() };
+            let settings = auth_pool::gateway::Settings { queue, max_attempts, ..gateway_settings() };
             bench_with(&backends, settings, |settings| settings.subscriptions.iter_mut().for_each(&adjust))
         };
         let benches: Vec<Bench> = match &common {
@@ -93,10 +106,10 @@ impl Replicas {
             Common::Redis(_) => (0..count).map(|_| build()).collect(),
         };
         if let Common::Redis(server) = &common {
-            for Bench { pool, tasks, .. } in &benches {
+            for Bench { pool, tasks, gateway } in &benches {
                 let hear = {
-                    let pool = pool.clone();
-                    move |heard| pool.hear(heard)
+                    let gateway = gateway.clone();
+                    move |heard| gateway.hear(heard)
                 };
                 let settings = Settings { prefix: "contract:".to_owned(), ..patient() };
                 let shared = Shared::start(&server.address(), settings, hear, tasks, &stop);
@@ -115,19 +128,19 @@ impl Replicas {
         }
     }
 
-    async fn ask(&self, replica: usize, session: &str, text: &str) -> Result<Answer, GatewayError> {
+    pub(super) async fn ask(&self, replica: usize, session: &str, text: &str) -> Result<Answer, GatewayError> {
         self.gateways[replica].chat(saying(session, text)).await
     }
 
     /// A whole answer: who gave it.
-    async fn served(&self, replica: usize, session: &str) -> Arc<str> {
+    pub(super) async fn served(&self, replica: usize, session: &str) -> Arc<str> {
         let answer = self.ask(replica, session, "hi").await.expect("an answer");
         let subscription = Arc::clone(&answer.subscription);
         read(answer).await;
         subscription
     }
 
-    async fn is_busy(&self, replica: usize, session: &str) -> bool {
+    pub(super) async fn is_busy(&self, replica: usize, session: &str) -> bool {
         match self.ask(replica, session, "hi").await {
             Ok(answer) => {
                 read(answer).await;
@@ -144,14 +157,14 @@ impl Replicas {
     }
 }
 
-fn saying(session: &str, text: &str) -> Call {
+pub(super) fn saying(session: &str, text: &str) -> Call {
     let mut call = call(session);
     call.request.turns[0].blocks = vec![Block::Text(text.to_owned())];
     call
 }
 
 /// Waits for what replicas learn of each other.
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+pub(super) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     let begun = Instant::now();
     while !condition().await {
         assert!(begun.elapsed() < Duration::from_secs(30), "it did not happen: {what}");
@@ -159,7 +172,7 @@ async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     }
 }
 
-const AT_ONCE: Duration = Duration::ZERO;
+pub(super) const AT_ONCE: Duration = Duration::ZERO;
 
 async fn requests_at_the_same_time(common: Common) {
     let replicas = Replicas::start(common, (3, 1, AT_ONCE), |member| member.max_concurrent = 4).await;
@@ -260,6 +273,49 @@ async fn a_breaker(common: Common) {
     .await;
 }
 
+async fn the_operators_word(common: Common) {
+    let replicas = Replicas::start(common, (2, 1, AT_ONCE), |_| {}).await;
+    let is_out = async |replica: usize, reason: RefusalReason| {
+        let refused = replicas.ask(replica, "s", "hi").await.err();
+        matches!(refused, Some(GatewayError::Refused { reason: why, .. }) if why == reason)
+    };
+    for number in 0..5 {
+        assert!(replicas.ask(0, &format!("s{number}"), "fail").await.is_err());
+    }
+    until("the breaker is open", async || is_out(1, RefusalReason::NoneHealthy).await).await;
+    assert!(replicas.pools[1].restore("sub1") && !replicas.pools[1].restore("nobody"));
+    until("all is well again", async || replicas.ask(0, "t", "hi").await.is_ok()).await;
+    // The same limit is news again after that.
+    for _ in 0..2 {
+        until("it serves", async || replicas.ask(1, "t", "hi").await.is_ok()).await;
+        assert!(replicas.ask(0, "t", "limit").await.is_err());
+        until("it is limited", async || is_out(1, RefusalReason::ProviderLimited).await).await;
+        assert!(replicas.pools[1].restore("sub1"));
+        until("it serves again", async || replicas.ask(0, "t", "hi").await.is_ok()).await;
+    }
+}
+
+async fn what_a_client_has_spent(common: Common) {
+    let replicas = Replicas::start(common, (2, 1, AT_ONCE), |_| {}).await;
+    // Each answer costs half a dollar.
+    let budget = Some(MicroUsd::from_usd(1.4));
+    let rules = ClientRules { only: None, weekly_budget: budget, max_priority: Priority::High };
+    for gateway in &replicas.gateways {
+        gateway.clients().apply(HashMap::from([("anonymous".into(), rules.clone())]));
+    }
+    for number in 0..3_u8 {
+        let spent = MicroUsd::from_usd(f64::from(number) * 0.5);
+        let is_known = |gateway: &PooledGateway| gateway.clients().spent(clock::now(), "anonymous") == spent;
+        until("all know what was spent", async || replicas.gateways.iter().all(is_known)).await;
+        replicas.served(usize::from(number % 2), "s").await;
+    }
+    until("nobody may spend more", async || {
+        let refused = join_all([0, 1].map(|replica| replicas.ask(replica, "s", "hi"))).await;
+        refused.iter().all(|answer| matches!(answer, Err(GatewayError::ClientBudget { .. })))
+    })
+    .await;
+}
+
 async fn whoever_waits_is_served(common: Common) {
     let patience = Duration::from_secs(60);
     let replicas = Replicas::start(common, (2, 1, patience), |member| member.max_concurrent = 1).await;
@@ -301,5 +357,7 @@ contract! {
     client_slots,
     a_limit_of_the_provider,
     a_breaker,
+    the_operators_word,
+    what_a_client_has_spent,
     whoever_waits_is_served,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use auth_pool::conversation::{LimitReport, LimitStatus, Usage, Window};
 use auth_pool::pool::{Placement, Shortage, Standing};
 use auth_pool::runtime::clock;
-use auth_pool::shared::{Ask, Heard, News, Settings, Verdict};
+use auth_pool::shared::{Ask, Heard, News, Settings, Used, Verdict};
 use auth_pool::units::MicroUsd;
 use futures_util::future::join_all;
 
@@ -14,6 +14,13 @@ use super::{Replica, ask, at, bounds, input, patient, standing};
 
 const NOTHING: (Usage, MicroUsd) =
     (Usage { input: 0, cache_creation: 0, cache_read: 0, output: 0, reasoning: 0 }, MicroUsd::ZERO);
+
+fn used(heard: &Heard) -> Option<Used> {
+    match heard {
+        Heard::News { news: News::Used(used), .. } => Some(used.clone()),
+        _ => None,
+    }
+}
 
 /// Which bound keeps it out, and for how long as far as that is known.
 async fn refused(replica: &Replica, ask: &Ask) -> (Shortage, Option<Duration>) {
@@ -178,19 +185,12 @@ async fn the_longest_idle_session_gives_way_but_never_one_that_runs() {
 async fn news_reach_the_others_and_what_lasts_those_who_come_later() {
     let server = RedisServer::start();
     let (one, mut other) = (Replica::join(&server, patient()).await, Replica::join(&server, patient()).await);
-    // Whoever has just joined may not listen yet; use is told again and again until it is heard.
-    let teller = async {
-        loop {
-            one.admitted(&ask("s")).await.settle(true, input(7), MicroUsd::from_usd(1.0));
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let used = other.hears(|heard| match heard {
-        Heard::News { news: News::Used(used), .. } => Some(used.clone()),
-        _ => None,
-    });
-    let used = tokio::select! { used = used => used, () = teller => unreachable!() };
+    let mut admission = one.admitted(&ask("s")).await;
+    admission.bill("0198".into(), "ann".into());
+    admission.settle(true, input(7), MicroUsd::from_usd(1.0));
+    let used = other.hears(used).await;
     assert_eq!((&*used.subscription, used.usage.input, used.cost), ("sub1", 7, MicroUsd::from_usd(1.0)));
+    assert_eq!((used.record.as_deref(), used.client.as_deref()), (Some("0198"), Some("ann")));
     let limit = |hours: u64| News::Limits {
         subscription: "sub1".into(),
         report: LimitReport {
@@ -210,6 +210,35 @@ async fn news_reach_the_others_and_what_lasts_those_who_come_later() {
     // One that starts now hears of the lock, the real one, and not of the breaker, which is over.
     let mut late = Replica::join(&server, patient()).await;
     late.hears(|heard| (*heard == Heard::News { from: None, news: real.clone() }).then_some(())).await;
+    assert!(late.heard.try_recv().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_forgets_is_forgotten_by_all_and_by_those_who_come_later() {
+    let server = RedisServer::start();
+    let (one, mut other) = (Replica::join(&server, patient()).await, Replica::join(&server, patient()).await);
+    let until = clock::now() + Duration::from_secs(3600);
+    for subscription in ["sub1", "sub10"] {
+        one.shared.tell(News::BreakerOpened { subscription: subscription.into(), until });
+        let report = LimitReport {
+            status: LimitStatus::Rejected,
+            window: Some(Window::FiveHour),
+            resets_at: Some(until),
+            windows: Vec::new(),
+        };
+        one.shared.tell(News::Limits { subscription: subscription.into(), report });
+    }
+    one.shared.tell(News::Restored { subscription: "sub1".into() });
+    let restored = |heard: &Heard| match heard {
+        Heard::News { from: Some(_), news: News::Restored { subscription } } => Some(subscription.clone()),
+        _ => None,
+    };
+    assert_eq!(&*other.hears(restored).await, "sub1");
+    // The other one is another matter, however alike their names are.
+    let mut late = Replica::join(&server, patient()).await;
+    for _ in 0..2 {
+        late.hears(|heard| format!("{heard:?}").contains("\"sub10\"").then_some(())).await;
+    }
     assert!(late.heard.try_recv().is_err());
 }
 

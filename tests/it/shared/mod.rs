@@ -3,7 +3,10 @@
 mod contract;
 mod limits;
 mod outage;
+mod rights;
 mod server;
+mod tls;
+mod together;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,7 +66,7 @@ impl Replica {
     }
 
     /// The next thing heard that `wanted` is about.
-    async fn hears<T>(&mut self, wanted: impl Fn(&Heard) -> Option<T>) -> T {
+    async fn hears<T>(&mut self, mut wanted: impl FnMut(&Heard) -> Option<T>) -> T {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

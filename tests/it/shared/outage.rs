@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use auth_pool::conversation::Usage;
 use auth_pool::pool::Shortage;
-use auth_pool::shared::{Heard, Settings, State, Verdict};
+use auth_pool::shared::{Heard, News, Settings, State, Verdict};
 use auth_pool::units::MicroUsd;
 
 use super::server::{PASSWORD, RedisServer};
@@ -75,6 +75,35 @@ async fn a_frozen_server_costs_one_timeout_and_what_happened_meanwhile_counts_af
             _ => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_and_not_answered_counts_once() {
+    let server = RedisServer::start();
+    let mut one = Replica::join(&server, patient()).await;
+    let mut other = Replica::join(&server, patient()).await;
+    let running = one.admitted(&ask("s")).await;
+    one.flushed().await;
+    // The server has it, carries it out when it wakes up, and by then is told once more.
+    server.freeze();
+    running.settle(true, input(500), MicroUsd::from_usd(3.0));
+    one.hears(apart).await;
+    server.thaw();
+    one.hears(together).await;
+    one.flushed().await;
+    let daily = |tokens| bounds(ask("t"), |bounds| bounds.capacity.tokens_per_day = Some(tokens));
+    assert!(matches!(other.admit(&daily(500)).await, Verdict::Full { shortage: Shortage::Capacity, .. }));
+    other.admitted(&daily(501)).await.settle(true, Usage::default(), MicroUsd::ZERO);
+    // The others hear of it once. What comes behind it says that there is no more.
+    one.shared.tell(News::BreakerClosed { subscription: "sub1".into() });
+    let mut times = 0;
+    other
+        .hears(|heard| {
+            times += u32::from(matches!(heard, Heard::News { news: News::Used(used), .. } if used.usage.input == 500));
+            matches!(heard, Heard::News { news: News::BreakerClosed { .. }, .. }).then_some(())
+        })
+        .await;
+    assert_eq!(times, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

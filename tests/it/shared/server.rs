@@ -22,7 +22,7 @@ impl RedisServer {
         let folder = tempfile::tempdir().unwrap();
         // Between the choice of a port and its use somebody else may take it.
         for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = free_port();
             let mut process = spawn(port, &folder);
             if answers(port, &mut process) {
                 return Self { process, port, folder };
@@ -31,6 +31,10 @@ impl RedisServer {
             process.wait().ok();
         }
         panic!("redis-server does not start; its folder is {}", folder.path().display())
+    }
+
+    pub(super) const fn port(&self) -> u16 {
+        self.port
     }
 
     pub(super) fn address(&self) -> Address {
@@ -85,6 +89,11 @@ impl Drop for RedisServer {
         self.process.kill().ok();
         self.process.wait().ok();
     }
+}
+
+/// One that nobody has at this moment.
+pub(super) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a server that belongs to one test")]

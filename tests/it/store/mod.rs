@@ -4,6 +4,8 @@
 mod books;
 mod contract;
 mod kill;
+mod kill_program;
+mod migrations;
 mod writer;
 
 use auth_pool::config::Env;
@@ -34,13 +36,7 @@ impl Bench {
             assert!(env.var("AUTH_POOL_TEST_SERVICES").is_none(), "AUTH_POOL_TEST_POSTGRES is not set");
             return not_run();
         };
-        let name = format!("test_{}", new_id().replace('-', ""));
-        let admin = sqlx::PgPool::connect(server).await.expect("the server");
-        let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
-        sqlx::raw_sql(create).execute(&admin).await.expect("a database");
-        admin.close().await;
-        let (server, _) = server.rsplit_once('/').expect("a URL");
-        let url = format!("{server}/{name}");
+        let url = new_database(server).await;
         let location = Location::from_url(&url).expect("a URL");
         let store = Store::open(location.clone()).await.expect("a database");
         Some(Self { store, location, url, _folder: None })
@@ -51,10 +47,29 @@ impl Bench {
         self.url.clone()
     }
 
+    /// Another one of the same kind, with nothing in it.
+    pub(super) async fn empty(&self) -> Location {
+        match &self.location {
+            Location::Sqlite { path, .. } => Location::file(path.with_file_name("empty.db")),
+            Location::Postgres { .. } => Location::from_url(&new_database(&self.url).await).expect("a URL"),
+        }
+    }
+
     /// The same database again, as another process would open it.
     pub(super) async fn reopen(&self) -> Store {
         Store::open(self.location.clone()).await.expect("the same database")
     }
+}
+
+/// Makes a database in a server, and tells its URL.
+async fn new_database(server: &str) -> String {
+    let name = format!("test_{}", new_id().replace('-', ""));
+    let admin = sqlx::PgPool::connect(server).await.expect("the server");
+    let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
+    sqlx::raw_sql(create).execute(&admin).await.expect("a database");
+    admin.close().await;
+    let (server, _) = server.rsplit_once('/').expect("a URL");
+    format!("{server}/{name}")
 }
 
 #[expect(clippy::print_stderr, reason = "who runs the tests shall know")]

@@ -8,6 +8,7 @@ use auth_pool::store::{
     Bounds, Location, Scope, Store, UsageFilter, UsageGroup, UsageRecord, UsageTotals, Writer, new_id,
 };
 use auth_pool::units::{MicroUsd, Timestamp};
+use sqlx::{Connection as _, SqliteConnection};
 use tokio::time::{Instant, sleep};
 
 use super::books::activity;
@@ -67,7 +68,9 @@ async fn everything_is_written_once(bench: Bench) {
     });
     assert_eq!(total(&bench.reopen().await).await.cost, MicroUsd::from_micros(3550));
     let health = writer.health();
-    assert_eq!((health.ok, health.buffered, health.lag_ms, health.written), (true, 0, 0, 3550));
+    assert_eq!((health.buffered, health.lag_ms, health.written), (0, 0, 3550));
+    // A machine so busy that the last batch took seconds says just that.
+    assert!(health.ok || health.error.as_ref().is_some_and(|error| error.contains("longer than")), "{health:?}");
     assert!(!format!("{health:?}").contains("auth_pool:"), "no password: {health:?}");
 }
 
@@ -84,6 +87,28 @@ async fn what_changes_often_is_written_as_it_last_was(bench: Bench) {
     writer.run().await;
     let read = bench.store.activity(&Scope::Everything, &activity.id).await.unwrap();
     assert_eq!(read.map(|read| read.attempts), Some(100));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_another_program_locks_for_longer_than_anybody_waits_is_caught_up_with() {
+    let bench = Bench::sqlite().await;
+    let writer = Writer::new(bench.store.clone(), Bounds::default());
+    let mut other = SqliteConnection::connect(&bench.url()).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let ((), ()) = tokio::join!(writer.run(), async {
+        writer.add_usage(record(1));
+        let is_locked = |said: &String| said.contains("locked");
+        until("it says why", async || writer.health().error.as_ref().is_some_and(is_locked)).await;
+        for _ in 0..100 {
+            writer.add_usage(record(1));
+        }
+        // Who reads is not in its way.
+        assert_eq!(total(&bench.store).await.requests, 0);
+        sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+        until("everything is there", async || total(&bench.store).await.requests == 101).await;
+        writer.finish();
+    });
+    assert_eq!((writer.health().buffered, total(&bench.store).await.cost), (0, MicroUsd::from_micros(101)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
