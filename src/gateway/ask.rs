@@ -90,7 +90,7 @@ mod tests {
         for (length, tokens) in [(0, 0), (1, 1), (4, 1), (5, 2), (400, 100), (401, 101)] {
             // Characters, not bytes.
             let call = call(&"é".repeat(length / 2), &[&"x".repeat(length - length / 2)]);
-            assert_eq!(ask(&call, &[]).estimated_tokens, tokens, "{length} characters");
+            assert_eq!(ask(&call, None, &[]).estimated_tokens, tokens, "{length} characters");
         }
     }
 
@@ -98,11 +98,11 @@ mod tests {
     fn what_is_reserved_is_the_estimate_at_the_models_price() {
         // 1,000 tokens of input at $3, and 500 of output at $15 a million; or fewer, if the request says so.
         let mut call = call("", &[&"x".repeat(4_000)]);
-        assert_eq!(ask(&call, &[]).estimated_cost, MicroUsd::from_usd(0.003 + 0.007_5));
+        assert_eq!(ask(&call, None, &[]).estimated_cost, MicroUsd::from_usd(0.003 + 0.007_5));
         call.request.options.max_tokens = Some(100);
-        assert_eq!(ask(&call, &[]).estimated_cost, MicroUsd::from_usd(0.003 + 0.001_5));
+        assert_eq!(ask(&call, None, &[]).estimated_cost, MicroUsd::from_usd(0.003 + 0.001_5));
         call.request.options.max_tokens = Some(8_000);
-        assert_eq!(ask(&call, &[]).estimated_cost, MicroUsd::from_usd(0.003 + 0.007_5));
+        assert_eq!(ask(&call, None, &[]).estimated_cost, MicroUsd::from_usd(0.003 + 0.007_5));
     }
 
     #[test]
