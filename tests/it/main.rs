@@ -17,6 +17,7 @@ mod program;
 mod queue;
 mod registry;
 mod reload;
+mod rules;
 mod runaway;
 mod selftest;
 mod shared;
