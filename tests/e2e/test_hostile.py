@@ -201,5 +201,4 @@ def test_a_flood_of_mistakes_leaves_the_server_well(proxy: Proxy) -> None:
             assert proxy.http.post(CHAT, content=b"{").status_code == 400
         for _ in range(500):
             assert proxy.http.get("/health").status_code == 200
-    assert proxy.http.get("/health").elapsed.total_seconds() < 0.1
     assert ask(proxy.openai(), "Still there?").choices
