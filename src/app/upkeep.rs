@@ -7,6 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::rebalancer::Rebalancer;
 use crate::config::Config;
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::pool::Effect;
@@ -24,7 +25,7 @@ pub(super) fn start(
     config: &Config,
     tasks: &Tasks,
     stop: &CancellationToken,
-) {
+) -> Rebalancer {
     tasks.spawn(
         "runaway-guard",
         every(GUARD_TICK, stop.clone(), {
@@ -40,15 +41,7 @@ pub(super) fn start(
             move || pool.with(|pool, now| ((), pool.tick(now)))
         }),
     );
-    if config.rebalancing.enabled {
-        tasks.spawn(
-            "rebalancer",
-            every(config.rebalancing.interval, stop.clone(), {
-                let pool = pool.clone();
-                move || pool.with(|pool, now| ((), pool.rebalance(now)))
-            }),
-        );
-    }
+    Rebalancer::start(pool, config, tasks, stop)
 }
 
 async fn every(period: Duration, stop: CancellationToken, action: impl Fn()) {
@@ -65,7 +58,7 @@ async fn log_effects(pool: SharedPool, stop: CancellationToken) {
     let mut effects = pool.effects();
     while let Some(effect) = stop.run_until_cancelled(effects.recv()).await {
         match effect {
-            Ok((_, effect)) => log(&effect),
+            Ok((_, effects)) => effects.iter().for_each(log),
             Err(RecvError::Lagged(missed)) => warn!(missed, "too many pool events at once: some are not logged"),
             Err(RecvError::Closed) => return,
         }
