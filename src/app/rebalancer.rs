@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::upkeep::keep_up;
 use crate::config::Config;
 use crate::gateway::SharedPool;
 use crate::runtime::tasks::Tasks;
@@ -17,7 +18,11 @@ impl Rebalancer {
     pub(super) fn start(pool: &SharedPool, config: &Config, tasks: &Tasks, stop: &CancellationToken) -> Self {
         let (interval, changes) = watch::channel(interval(config));
         let (pool, stop) = (pool.clone(), stop.clone());
-        let cycle = move || pool.with(|pool, now| ((), pool.rebalance(now)));
+        let cycle = async move || {
+            // Blocks that have ended are no reason to move.
+            keep_up(&pool).await;
+            pool.with(|pool, now| ((), pool.rebalance(now)));
+        };
         tasks.spawn("rebalancer", async move {
             stop.run_until_cancelled(run(changes, cycle)).await;
         });
@@ -36,7 +41,7 @@ fn interval(config: &Config) -> Option<Duration> {
 }
 
 /// Ends when nobody can change the interval any more.
-async fn run(mut interval: watch::Receiver<Option<Duration>>, cycle: impl Fn()) {
+async fn run(mut interval: watch::Receiver<Option<Duration>>, cycle: impl AsyncFn()) {
     let mut last = Instant::now();
     loop {
         let every = *interval.borrow_and_update();
@@ -48,7 +53,7 @@ async fn run(mut interval: watch::Receiver<Option<Duration>>, cycle: impl Fn()) 
         };
         tokio::select! {
             () = due => {
-                cycle();
+                cycle().await;
                 last = Instant::now();
             }
             change = interval.changed() => if change.is_err() {
@@ -78,7 +83,7 @@ mod tests {
         let counted = Arc::clone(&cycles);
         let _tasks = {
             let tasks = Tasks::default();
-            let cycle = move || {
+            let cycle = async move || {
                 counted.fetch_add(1, Ordering::Relaxed);
             };
             tasks.spawn("rebalancer", run(changes, cycle));

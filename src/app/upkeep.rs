@@ -30,7 +30,7 @@ pub(super) fn start(
         "runaway-guard",
         every(GUARD_TICK, stop.clone(), {
             let gateway = gateway.clone();
-            move || gateway.look_for_runaways(Instant::now())
+            async move || gateway.look_for_runaways(Instant::now())
         }),
     );
     tasks.spawn("effects", log_effects(pool.clone(), stop.clone()));
@@ -38,19 +38,29 @@ pub(super) fn start(
         "tick",
         every(TICK, stop.clone(), {
             let pool = pool.clone();
-            move || pool.with(|pool, now| ((), pool.tick(now)))
+            async move || keep_up(&pool).await
         }),
     );
     Rebalancer::start(pool, config, tasks, stop)
 }
 
-async fn every(period: Duration, stop: CancellationToken, action: impl Fn()) {
+/// Lets the pool catch up with the time, step by step: in between requests have their turn.
+pub(super) async fn keep_up(pool: &SharedPool) {
+    while pool.with(|pool, now| {
+        let effects = pool.tick(now);
+        (pool.is_behind(now), effects)
+    }) {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn every(period: Duration, stop: CancellationToken, action: impl AsyncFn()) {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick comes at once.
     ticks.tick().await;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        action();
+        action().await;
     }
 }
 

@@ -132,6 +132,11 @@ impl SharedPool {
         self.lend(now, |pool| pool.acquire(now, ask))
     }
 
+    /// Why nobody could serve a request now; `None` if somebody could.
+    pub(super) fn refusal_of(&self, ask: &Ask<'_>) -> Option<Refusal> {
+        self.lock().refusal_of(clock::now(), ask)
+    }
+
     /// Asks for a lease for a session that another replica has bound to `home`.
     pub(super) fn acquire_at(&self, ask: &Ask<'_>, home: &str) -> Result<Lease, Refusal> {
         let now = clock::now();

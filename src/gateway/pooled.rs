@@ -287,10 +287,10 @@ impl PooledGateway {
     /// The client's error when every attempt ended at a subscription that cannot serve. When to come back depends on
     /// all of the pool: what the last one said is about itself.
     fn out_of_attempts(&self, call: &Call, tried: &[Arc<str>], last: Failure) -> GatewayError {
-        match self.0.pool.acquire(&self.ask(call, tried)) {
-            Err(refusal) => refused(&refusal, Some(last)),
+        match self.0.pool.refusal_of(&self.ask(call, tried)) {
+            Some(refusal) => refused(&refusal, Some(last)),
             // Somebody else can: the next request goes there.
-            Ok(_) => GatewayError::Refused {
+            None => GatewayError::Refused {
                 reason: RefusalReason::Busy,
                 retry_after: Some(AT_ANY_MOMENT),
                 message: "the subscriptions that were tried cannot serve; others can".to_owned(),

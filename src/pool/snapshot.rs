@@ -373,7 +373,7 @@ impl Pool {
 
     fn session_views(&self, at: u32, now: Timestamp) -> Vec<SessionView> {
         let ages = self.settings.ages();
-        [Kind::Explicit, Kind::Fingerprint]
+        Kind::ALL
             .into_iter()
             .flat_map(|kind| self.sessions.at_home(at, kind))
             .filter_map(|(_, session)| {

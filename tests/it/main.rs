@@ -18,6 +18,7 @@ mod queue;
 mod readiness;
 mod registry;
 mod reload;
+mod rules;
 mod runaway;
 mod selftest;
 mod shared;
