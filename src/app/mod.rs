@@ -8,6 +8,7 @@ mod alerts;
 mod cli_watch;
 mod clients;
 mod http_backends;
+mod organization;
 mod parts;
 mod rebalancer;
 mod recording;
@@ -42,6 +43,7 @@ use registry::Registry;
 use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
+pub use organization::{KeyReport, OrganizationReport, organization_report};
 pub use parts::cli_backends;
 pub use recording::{Keeper, store_location};
 pub use registry::vault;
@@ -84,6 +86,7 @@ impl App {
         let store = store_location(&file)?.map(Store::new);
         let registry = Registry::open(&file, &env, store.clone()).await?;
         let (config, all_env) = registry.added_to(&file);
+        registry.check_keys(&config)?;
         let tasks = Tasks::default();
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
         let temporary = PathBuf::from(env.var("TMPDIR").unwrap_or("/tmp"));
