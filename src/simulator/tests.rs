@@ -81,9 +81,7 @@ fn pace_beats_every_other_strategy() {
     let contenders: Vec<_> = Contender::ALL.into_iter().filter(|contender| contender.sticky).collect();
     assert_eq!(contenders[0].name, "pace");
     let mut together = vec![0.0; contenders.len()];
-    for (subscriptions, count, load) in
-        [(3, 4, 0.7), (3, 10, 0.9), (3, 6, 1.2), (5, 4, 1.1), (10, 2, 1.2)]
-    {
+    for (subscriptions, count, load) in [(3, 4, 0.7), (3, 10, 0.9), (3, 6, 1.2), (5, 4, 1.1), (10, 2, 1.2)] {
         let options = Options {
             seed: 70_001,
             load,
