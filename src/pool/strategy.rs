@@ -164,7 +164,7 @@ mod tests {
 
     fn resets_in(hours: u64, week_share: f64) -> Qualities {
         let week_reset = Some(Timestamp::from_secs(1_800_000_000) + Duration::from_hours(hours));
-        Qualities { week_reset, week_share, ..IDLE }
+        Qualities { week_share, week_reset, ..IDLE }
     }
 
     #[test]
