@@ -53,5 +53,20 @@ pub(super) fn session_key(call: &Call) -> SessionKey {
 
 /// The session that `client` calls `id`.
 pub(super) fn explicit_session(client: &str, id: &str) -> SessionKey {
-    SessionKey::Explicit(format!("{client}/{id}").into())
+    // No client's name holds this character, so no two clients share a key, whatever ids they choose.
+    SessionKey::Explicit(format!("{client}\0{id}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::SessionLabel;
+
+    #[test]
+    fn a_client_cannot_name_the_session_of_another_one() {
+        let label = |client: &str, id: &str| SessionLabel::from(&explicit_session(client, id)).to_string();
+        assert_eq!(label("acme/ci", "x"), label("acme/ci", "x"));
+        assert_ne!(label("acme/ci", "x"), label("acme", "ci/x"));
+        assert_ne!(label("acme", "x"), label("acme", "y"));
+    }
 }
