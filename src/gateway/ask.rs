@@ -60,22 +60,9 @@ pub(super) fn explicit_session(client: &str, id: &str) -> SessionKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::SessionLabel;
-
-    #[test]
-    fn a_client_cannot_name_the_session_of_another_one() {
-        let label = |client: &str, id: &str| SessionLabel::from(&explicit_session(client, id)).to_string();
-        assert_eq!(label("acme/ci", "x"), label("acme/ci", "x"));
-        assert_ne!(label("acme/ci", "x"), label("acme", "ci/x"));
-        assert_ne!(label("acme", "x"), label("acme", "y"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
     use crate::conversation::{Model, Options, Request, Role, Turn};
     use crate::gateway::Priority;
+    use crate::pool::SessionLabel;
 
     fn call(system: &str, texts: &[&str]) -> Call {
         let turn = |(number, text): (usize, &&str)| Turn {
@@ -130,7 +117,15 @@ mod tests {
         assert_ne!(key(&first), key(&call("be long", &["hello"])));
         assert_ne!(key(&first), key(&Call { client: "bob".into(), ..first.clone() }));
         let named = Call { session: SessionHint::CacheKey("k".into()), ..first };
-        assert_eq!(key(&named), SessionKey::Explicit("ann/k".into()));
+        assert_eq!(key(&named), explicit_session("ann", "k"));
         assert_eq!(key(&named), key(&Call { session: SessionHint::Session("k".into()), ..call("", &["other"]) }));
+    }
+
+    #[test]
+    fn a_client_cannot_name_the_session_of_another_one() {
+        let label = |client: &str, id: &str| SessionLabel::from(&explicit_session(client, id)).to_string();
+        assert_eq!(label("acme/ci", "x"), label("acme/ci", "x"));
+        assert_ne!(label("acme/ci", "x"), label("acme", "ci/x"));
+        assert_ne!(label("acme", "x"), label("acme", "y"));
     }
 }
