@@ -53,7 +53,8 @@ pub(super) fn session_key(call: &Call) -> SessionKey {
 
 /// The session that `client` calls `id`.
 pub(super) fn explicit_session(client: &str, id: &str) -> SessionKey {
-    SessionKey::Explicit(format!("{client}/{id}").into())
+    // No client's name holds this character, so no two clients share a key, whatever ids they choose.
+    SessionKey::Explicit(format!("{client}\0{id}").into())
 }
 
 #[cfg(test)]
@@ -61,6 +62,7 @@ mod tests {
     use super::*;
     use crate::conversation::{Model, Options, Request, Role, Turn};
     use crate::gateway::Priority;
+    use crate::pool::SessionLabel;
 
     fn call(system: &str, texts: &[&str]) -> Call {
         let turn = |(number, text): (usize, &&str)| Turn {
@@ -115,7 +117,15 @@ mod tests {
         assert_ne!(key(&first), key(&call("be long", &["hello"])));
         assert_ne!(key(&first), key(&Call { client: "bob".into(), ..first.clone() }));
         let named = Call { session: SessionHint::CacheKey("k".into()), ..first };
-        assert_eq!(key(&named), SessionKey::Explicit("ann/k".into()));
+        assert_eq!(key(&named), explicit_session("ann", "k"));
         assert_eq!(key(&named), key(&Call { session: SessionHint::Session("k".into()), ..call("", &["other"]) }));
+    }
+
+    #[test]
+    fn a_client_cannot_name_the_session_of_another_one() {
+        let label = |client: &str, id: &str| SessionLabel::from(&explicit_session(client, id)).to_string();
+        assert_eq!(label("acme/ci", "x"), label("acme/ci", "x"));
+        assert_ne!(label("acme/ci", "x"), label("acme", "ci/x"));
+        assert_ne!(label("acme", "x"), label("acme", "y"));
     }
 }

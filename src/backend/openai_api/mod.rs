@@ -47,8 +47,7 @@ impl OpenAiApi {
     pub fn new(client: HttpClient, settings: Settings) -> Self {
         let Settings { base_url, key, models, timers } = settings;
         Self {
-            // OpenAI's own newer models know only the new name, other servers often only the old one.
-            limit_field: if base_url.contains("openai.") { "max_completion_tokens" } else { "max_tokens" },
+            limit_field: limit_field(&base_url),
             endpoint: Endpoint::new(client, &base_url, key, timers),
             models: Arc::new(models),
         }
@@ -61,6 +60,17 @@ impl OpenAiApi {
     }
 }
 
+/// What `max_tokens` is called. OpenAI's own newer models, there and at Azure, know only the new name; other servers often
+/// only the old one.
+fn limit_field(base_url: &str) -> &'static str {
+    let url = reqwest::Url::parse(base_url).ok();
+    let is_at = |domain: &str| {
+        let host = url.as_ref().and_then(|url| url.host_str()).and_then(|host| host.strip_suffix(domain));
+        host.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    if is_at("openai.com") || is_at("openai.azure.com") { "max_completion_tokens" } else { "max_tokens" }
+}
+
 impl Backend for OpenAiApi {
     fn run(&self, request: &Request, _caller: &Caller) -> EventStream {
         let Some(model) = self.name(&request.model) else {
@@ -68,5 +78,25 @@ impl Backend for OpenAiApi {
             return stream::iter([Err(Failure::new(FailureKind::ModelNotFound, detail))]).boxed();
         };
         turn::Turn::default().run(self.endpoint.clone(), body::body(request, model, self.limit_field))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_has_the_name_that_the_host_knows() {
+        for (url, new) in [
+            (BASE_URL, true),
+            ("https://eu.api.openai.com/v1", true),
+            ("https://mine.openai.azure.com/openai/v1", true),
+            ("https://openai.example.com/v1", false),
+            ("https://notopenai.com/v1", false),
+            ("http://127.0.0.1:8080/api.openai.com/v1", false),
+            ("https://openrouter.ai/api/v1", false),
+        ] {
+            assert_eq!(limit_field(url) == "max_completion_tokens", new, "{url}");
+        }
     }
 }

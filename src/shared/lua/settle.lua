@@ -4,10 +4,10 @@
 local told = P .. 'settled:' .. ask.replica .. ':' .. ask.lease
 if not redis.call('SET', told, '1', 'NX', 'PX', whole(math.max(ask.life, 3600000))) then return '{}' end
 
-redis.call('HDEL', P .. 'leases:' .. ask.subscription, ask.replica .. ':' .. ask.lease)
+local was_lent = redis.call('HDEL', P .. 'leases:' .. ask.subscription, ask.replica .. ':' .. ask.lease) == 1
 local at = now - ask.age
-if ask.started_age then
-  -- It was granted while the server was out of reach.
+if ask.started_age and not was_lent then
+  -- It was granted while the server was out of reach. Where it is among the leases all the same it was counted then.
   count(ask.subscription, 'minute', now - ask.started_age, { requests = 1, tokens = 0, input = 0, cost = 0 })
 end
 if ask.tokens > 0 or ask.cost > 0 then

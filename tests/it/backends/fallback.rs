@@ -285,6 +285,35 @@ async fn another_provider_gets_everything_in_its_own_words() {
 }
 
 #[tokio::test]
+async fn a_key_that_may_use_the_pool_only_is_served_by_it_wherever_it_stands_in_the_chain() {
+    let tasks = Tasks::default();
+    let standin = standin(&tasks).await;
+    let start = async |routing: Value| {
+        let file = json!({
+            "backends": [other_account(&standin, "reserve", "B"), { "name": "everybody", "type": "claude-cli" }],
+            "routing": routing,
+            "clientKeys": [{ "name": "narrow", "env": "KEY_C", "subscriptions": ["a"] }],
+        });
+        Proxy::start(&with(pool(&[account("a", &standin.base_url())]), &file)).await
+    };
+    let status = async |proxy: &Proxy, path: &str| {
+        let sent = proxy.client.post(proxy.url(path)).bearer_auth("sk-ant-api03-fake-c").json(&ask("hello")).send();
+        sent.await.unwrap().status().as_u16()
+    };
+    let chat = "/v1/chat/completions";
+    let behind = start(json!({ "defaultBackend": "reserve", "fallbackChain": ["everybody"] })).await;
+    assert_eq!(status(&behind, chat).await, 200);
+    assert_eq!(status(&behind, "/v1/reserve/chat/completions").await, 403);
+    behind.app.stop().await;
+    // Where the pool is not asked at all, there is nobody for it.
+    let without = start(json!({ "defaultBackend": "reserve" })).await;
+    assert_eq!(status(&without, chat).await, 403);
+    without.app.stop().await;
+    let asked: Vec<_> = standin.requests().into_iter().filter_map(|request| request.bearer).collect();
+    assert_eq!(asked, ["a"]);
+}
+
+#[tokio::test]
 async fn a_name_in_the_path_leads_to_that_backend_or_subscription_only() {
     let tasks = Tasks::default();
     let standin = standin(&tasks).await;

@@ -27,9 +27,11 @@ fn together(heard: &Heard) -> Option<Duration> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_server_costs_one_timeout_and_what_happened_meanwhile_counts_afterwards() {
     let server = RedisServer::start();
-    let hasty = Settings { timeout: Duration::from_millis(200), ..Settings::default() };
+    // A window that no busy machine outlasts.
+    let minute = Duration::from_hours(1);
+    let hasty = Settings { timeout: Duration::from_millis(200), minute, ..Settings::default() };
     let mut one = Replica::join(&server, hasty).await;
-    let other = Replica::join(&server, patient()).await;
+    let other = Replica::join(&server, Settings { minute, ..patient() }).await;
     let limited = |session: &str| bounds(ask(session), |bounds| bounds.concurrent = 3);
     let before = one.admitted(&limited("before")).await;
     server.freeze();
@@ -63,6 +65,11 @@ async fn a_frozen_server_costs_one_timeout_and_what_happened_meanwhile_counts_af
     }
     let tokens = bounds(ask("tokens"), |bounds| bounds.capacity.tokens_per_day = Some(500));
     assert!(matches!(other.admit(&tokens).await, Verdict::Full { shortage: Shortage::Capacity, wait: Some(_) }));
+    // Every request counts once: `before`, `first`, and the thousand. The server may have carried out late what was
+    // asked for `first` before nobody waited for it any more.
+    let requests = |most| bounds(ask("requests"), |bounds| bounds.capacity.requests_per_minute = Some(most));
+    assert!(matches!(other.admit(&requests(1002)).await, Verdict::Full { shortage: Shortage::Capacity, .. }));
+    drop(other.admitted(&requests(1004)).await);
     first.settle(true, Usage::default(), MicroUsd::ZERO);
     drop((before, on));
     // What came late from before the freeze has gone back too: all three places are free.

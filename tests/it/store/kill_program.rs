@@ -5,8 +5,9 @@
 //! --nocapture` shows what was measured: for each kill the age of the oldest record that was lost.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use auth_pool::config::Env;
@@ -27,8 +28,15 @@ on_both!(kill_9_of_the_program_loses_what_was_just_made_and_counts_nothing_twice
 /// Clients at the same time.
 const CLIENTS: usize = 4;
 
-/// What is older than this must not be lost, however busy the machine is. What was measured is far less.
-const HARD_BOUND: Duration = Duration::from_secs(5);
+/// The oldest record that a kill loses is usually younger than this, on a machine that has nothing else to do.
+const BOUND: Duration = Duration::from_millis(100);
+
+/// And never older than this: a connection may have to be opened first.
+const HARD_BOUND: Duration = Duration::from_secs(1);
+
+/// A program that is kept from running cannot keep anything either: for each moment that this process was kept waiting
+/// for the processor, the program may have been as often as it has to run for one record.
+const STEPS: u32 = 10;
 
 /// Tokens that every prompt has more than its number says. Less than the number of any prompt's own tokens.
 const SPARE: usize = 100;
@@ -93,6 +101,8 @@ fn tokens_of(told: &Value) -> Option<u64> {
 struct Lost {
     answered: Vec<Duration>,
     announced: Vec<Duration>,
+    /// The longest that this process waited for the processor meanwhile.
+    lag: Duration,
 }
 
 impl Lost {
@@ -117,7 +127,7 @@ async fn live_and_die(
     assert_eq!(used(&program).await, before.values().map(|record| record.cost).sum::<MicroUsd>(), "{}", program.log());
     standin.forget_requests();
 
-    let seen = Seen::default();
+    let (seen, lag) = (Seen::default(), Lag::start());
     let random = u64::from_str_radix(&auth_pool::store::new_id()[33..], 16).unwrap();
     let (killed_at, ()) = tokio::join!(
         async {
@@ -153,15 +163,45 @@ async fn live_and_die(
     let unknown = distinct.difference(&told).count();
     assert!(unknown <= CLIENTS, "{unknown} records of which no client knows");
 
+    let lag = lag.end();
     let age = |at: Instant| killed_at.saturating_duration_since(at);
     let announced = seen.announced.into_inner().unwrap();
     assert!(!announced.is_empty(), "nothing was announced");
     let lost = Lost {
         answered: answered.iter().filter(|it| !distinct.contains(&(it.0 as u64))).map(|it| age(it.2)).collect(),
         announced: announced.iter().filter(|it| !distinct.contains(&(it.0 - offset))).map(|it| age(it.1)).collect(),
+        lag,
     };
     *before = kept;
     (lost, answered.len())
+}
+
+/// How busy the machine is: the longest that a thread which wants to run each millisecond had to wait.
+struct Lag {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Lag {
+    fn start() -> Self {
+        let over = Arc::<AtomicBool>::default();
+        let is_over = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let mut longest = Duration::ZERO;
+            while !is_over.load(Ordering::SeqCst) {
+                let begun = Instant::now();
+                std::thread::sleep(Duration::from_millis(1));
+                longest = longest.max(begun.elapsed());
+            }
+            longest
+        });
+        Self { over, thread }
+    }
+
+    fn end(self) -> Duration {
+        self.over.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap()
+    }
 }
 
 fn member(name: &str, base_url: &str) -> Value {
@@ -207,14 +247,24 @@ async fn kill_9_of_the_program_loses_what_was_just_made_and_counts_nothing_twice
     for _ in 0..kills {
         let (life, answered) = live_and_die(&bench.url(), &standin, &bench.store, &mut before, &mut offset).await;
         for age in life.answered.iter().chain(&life.announced) {
-            assert!(*age < HARD_BOUND, "a record is lost that was {age:?} old");
+            let bound = HARD_BOUND + life.lag * STEPS;
+            assert!(*age < bound, "a record is lost that was {age:?} old, at a lag of {:?}", life.lag);
         }
         answers += answered;
         lost.push(life);
     }
     println!("{kills} kills of the program, {answers} answers, {} records", before.len());
+    let lag = lost.iter().map(|life| life.lag).max().unwrap_or_default();
+    println!("  this process waited for the processor for up to {lag:.1?}");
     show("since the client had its answer", lost.iter().map(|life| &life.answered[..]));
     show("since the use was announced", lost.iter().map(|life| &life.announced[..]));
+    // How much longer than the machine let it wait.
+    let beyond = |life: &Lost| Lost::oldest(&life.announced).saturating_sub(life.lag * STEPS);
+    let mut usual: Vec<Duration> = lost.iter().map(beyond).collect();
+    usual.sort_unstable();
+    let share = if kills < 20 { 50 } else { 90 };
+    let usual = usual[(kills - 1) * share / 100];
+    assert!(usual < BOUND, "{share} % of the kills lose nothing older than {usual:?}, at a lag of up to {lag:?}");
 }
 
 /// The distribution over all kills: how many were lost, and how old the oldest was.
