@@ -139,6 +139,12 @@ fn the_second_designs_sections_load_unchanged() {
     assert_eq!(config.account_selection.fallback_strategies, [Strategy::Random, Strategy::RoundRobin]);
     assert_eq!(config.circuit_breaker.timeout, Duration::from_mins(1));
     assert_eq!(config.circuit_breaker.reset_timeout, Duration::from_mins(5));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    // Nothing says what this one would mean; whoever changes it is told that it does nothing.
+    file["circuitBreaker"]["timeout"] = json!(5000);
+    let warnings = Home::new().load(&file).unwrap().warnings;
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("circuitBreaker.timeout"), "{warnings:?}");
     assert_eq!(config.capacity_tracking.redis_ttl, Duration::from_mins(5));
     assert_eq!(config.rate_limits["pro"].requests_per_minute, Some(50));
 }

@@ -42,6 +42,8 @@ pub enum Event {
     },
     /// What the provider says of the subscription's limits.
     Limits(LimitReport),
+    /// What the provider says of use beyond those limits.
+    Overage(Overage),
     /// What the request cost as the CLI or the provider reckons it.
     Settled(MicroUsd),
 }
@@ -117,4 +119,39 @@ pub struct WindowUse {
     pub utilization: f64,
     /// When it resets, if known.
     pub resets_at: Option<Timestamp>,
+}
+
+impl LimitReport {
+    /// What it says when the request was answered all the same: nothing is locked, but the window that decided is spent,
+    /// and what goes beyond it is paid for otherwise.
+    #[must_use]
+    pub fn answered(mut self) -> Self {
+        if self.status == LimitStatus::Rejected {
+            self.status = LimitStatus::Warning;
+            self.fill_window();
+        }
+        self
+    }
+
+    /// Says that the window that decided is full.
+    pub fn fill_window(&mut self) {
+        let Some(window) = self.window else { return };
+        match self.windows.iter_mut().find(|used| used.window == window) {
+            Some(used) => used.utilization = used.utilization.max(1.0),
+            None => self.windows.push(WindowUse { window, utilization: 1.0, resets_at: self.resets_at }),
+        }
+    }
+}
+
+/// Use beyond a subscription's limits, which its owner pays for by the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overage {
+    /// Whether the request was served that way.
+    pub is_used: bool,
+    /// Whether it may be, in the provider's word: `allowed`, `allowed_warning`, `rejected`.
+    pub status: Option<String>,
+    /// When the bound that the owner has set for it resets.
+    pub resets_at: Option<Timestamp>,
+    /// When the window resets beyond which this was.
+    pub window_resets_at: Option<Timestamp>,
 }

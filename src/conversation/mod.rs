@@ -12,7 +12,7 @@ mod output;
 mod request;
 mod usage;
 
-pub use event::{Event, LimitReport, LimitStatus, StopReason, Window, WindowUse};
+pub use event::{Event, LimitReport, LimitStatus, Overage, StopReason, Window, WindowUse};
 pub use model::{Catalog, Family, LongContext, Model, Price, Thinking};
 pub use output::{OutputCheck, native};
 pub use request::{Block, Effort, ImageSource, Options, Request, Role, Tool, ToolChoice, ToolResultContent, Turn};

@@ -52,6 +52,7 @@ impl Attempt {
                 lease.spent.cost = self.price.cost(usage);
             }
             Event::Limits(report) => lease.observe(report),
+            Event::Overage(overage) => lease.note_overage(overage),
             Event::Settled(cost) => lease.spent.cost = *cost,
             Event::ToolUse { .. } => {}
         }
@@ -81,7 +82,7 @@ impl Stream for Attempt {
             match ready!(events.poll_next_unpin(cx)) {
                 Some(Ok(event)) => {
                     self.note(&event);
-                    if !matches!(event, Event::Limits(_) | Event::Settled(_)) {
+                    if !matches!(event, Event::Limits(_) | Event::Overage(_) | Event::Settled(_)) {
                         return Poll::Ready(Some(Ok(event)));
                     }
                 }

@@ -45,7 +45,7 @@ impl Stream for Run {
             let item = ready!(self.events.poll_next_unpin(cx));
             match &item {
                 // These are for the pool.
-                Some(Ok(Event::Limits(_) | Event::Settled(_))) => continue,
+                Some(Ok(Event::Limits(_) | Event::Overage(_) | Event::Settled(_))) => continue,
                 Some(Ok(event)) => {
                     self.account.note(event);
                     if matches!(event, Event::Finished { .. }) {

@@ -14,7 +14,7 @@ use super::outbox::{Batch, Outbox};
 use super::queue::Queue;
 use super::record::{Trace, in_a_word};
 use crate::backend::Failure;
-use crate::conversation::LimitReport;
+use crate::conversation::{LimitReport, Overage};
 use crate::pool::{Ask, Decision, Effect, Grant, LeaseId, Outcome, Placement, Pool, Refusal, Spent};
 use crate::runtime::clock;
 use crate::shared::{self, Admission};
@@ -264,6 +264,11 @@ impl Lease {
     /// Tells the pool what the provider said meanwhile.
     pub(super) fn observe(&self, report: &LimitReport) {
         self.pool.observe(&self.subscription, report);
+    }
+
+    /// Tells the pool what the provider said of use beyond the limits.
+    pub(super) fn note_overage(&self, overage: &Overage) {
+        self.pool.peek(|pool, now| pool.note_overage(now, &self.subscription, overage));
     }
 
     /// The lease serves an attempt of the request that `trace` goes with.

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::attempt;
 use crate::backend::claude_cli::replay;
 use crate::backend::{Failure, FailureKind};
-use crate::conversation::{Family, LimitReport, Window};
+use crate::conversation::{Family, Window};
 use crate::pool::{Ask, CapacityLimits, Outcome, Pool, Priority, SessionKey, Settings, Spent, SubscriptionSettings};
 use crate::units::{MicroUsd, Timestamp};
 
@@ -58,6 +58,8 @@ struct InPool {
     /// How full windows are by the provider's word.
     #[serde(default, rename = "use")]
     used: BTreeMap<String, f64>,
+    /// Whether it is served beyond its limits.
+    beyond: Option<bool>,
 }
 
 fn instant(text: &str) -> Timestamp {
@@ -116,14 +118,17 @@ fn pool(now: Timestamp) -> Pool {
 }
 
 /// The turn as the pool meets it: a lease, what came with the answer, the end, then the poll.
-fn lived(case: &Case, now: Timestamp, reports: &[LimitReport], failure: Option<&Failure>) -> Pool {
+fn lived(case: &Case, now: Timestamp, heard: &replay::Told) -> Pool {
     let mut pool = pool(now);
     if !case.lines.is_empty() {
         let grant = pool.acquire(now, &ask(0, Family::Opus)).unwrap();
-        for report in reports {
+        for report in &heard.reports {
             pool.observe(now, &grant.subscription, report);
         }
-        let outcome = failure.map_or(Outcome::Completed, attempt::outcome);
+        if let Some(overage) = &heard.overage {
+            pool.note_overage(now, &grant.subscription, overage);
+        }
+        let outcome = heard.failure.as_ref().map_or(Outcome::Completed, attempt::outcome);
         pool.finish(now, grant.lease, outcome, Spent::default());
     }
     if let Some(report) = case.usage.as_ref().and_then(replay::poll) {
@@ -136,7 +141,8 @@ fn lived(case: &Case, now: Timestamp, reports: &[LimitReport], failure: Option<&
 fn check(case: &Case) -> Vec<String> {
     let now = instant(&case.now);
     let zone = TimeZone::get(case.zone.as_deref().unwrap_or("UTC")).unwrap();
-    let (reports, failure) = replay::turn(&case.lines, now, &zone);
+    let heard = replay::turn(&case.lines, now, &zone);
+    let failure = &heard.failure;
     let mut wrong = Vec::new();
     let mut same = |what: &str, is: String, expected: String| {
         if is != expected {
@@ -145,22 +151,29 @@ fn check(case: &Case) -> Vec<String> {
     };
     let told = if case.lines.is_empty() { "polled" } else { failure.as_ref().map_or("answered", kind) };
     same("the verdict", told.to_owned(), case.expect.kind.clone());
-    if let Some(Failure { kind: FailureKind::Limited(report), .. }) = &failure {
+    if let Some(Failure { kind: FailureKind::Limited(report), .. }) = failure {
         same("the window", format!("{:?}", report.window.map(window_name)), format!("{:?}", case.expect.window));
         let until = case.expect.until.as_deref().map(instant);
         same("the reset", format!("{:?}", report.resets_at), format!("{until:?}"));
     }
-    if let (Some(failure), Some(retry)) = (&failure, case.expect.retry) {
+    if let (Some(failure), Some(retry)) = (failure, case.expect.retry) {
         same("retry elsewhere", failure.may_retry_elsewhere().to_string(), retry.to_string());
     }
 
-    let mut pool = lived(case, now, &reports, failure.as_ref());
+    let mut pool = lived(case, now, &heard);
     let view = pool.snapshot(now).subscriptions.remove(0);
     let status = serde_json::to_value(view.status).unwrap();
     same("the status", status.as_str().unwrap_or_default().to_owned(), case.pool.status.clone());
     if let Some(until) = case.pool.until.as_deref().map(instant) {
         let of_family = view.family_limits.first().map(|limit| limit.until);
         same("the end", format!("{:?}", of_family.or(view.status_cause.until)), format!("{:?}", Some(until)));
+    }
+    if let Some(beyond) = case.pool.beyond {
+        same(
+            "use beyond the limits",
+            format!("{:?}", view.overage.map(|told| told.is_used)),
+            format!("{:?}", Some(beyond)),
+        );
     }
     for (window, share) in &case.pool.used {
         let told = view.limits.iter().find(|told| &told.window == window).and_then(|told| told.utilization);

@@ -18,6 +18,7 @@ mod learn;
 mod lease;
 mod limits;
 mod only;
+mod overage;
 mod ramp;
 mod rebalance;
 mod refusal;
@@ -49,6 +50,7 @@ pub use elsewhere::{Bounds, Placement, Shortage, Standing};
 pub use explain::{Candidate, Cause, Decision, ExcludedCount, Exclusion, Reason, SessionLabel, Source};
 pub use health::HealthBreakdown;
 pub use only::{Only, Realm};
+pub use overage::OverageView;
 pub use restore::{Learned, LearnedBreaker, LearnedLock, LearnedWindow, PastSession, PastUse};
 pub use snapshot::{
     BreakerView, FamilyLimitView, PoolHealth, SessionView, Snapshot, StatusCause, SubscriptionView, Totals, UsageView,

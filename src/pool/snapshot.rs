@@ -13,6 +13,7 @@ use super::command::{Priority, Status};
 use super::explain::{Exclusion, SessionLabel, Source};
 use super::health::HealthBreakdown;
 use super::limits::{Lock, window_name};
+use super::overage::OverageView;
 use super::session::{Age, Kind};
 use super::subscription::Subscription;
 use super::usage::Figures;
@@ -112,6 +113,9 @@ pub struct SubscriptionView {
     pub reserved: f64,
     /// What the provider last said of its windows.
     pub limits: Vec<WindowView>,
+    /// What the provider last said of use beyond them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overage: Option<OverageView>,
     /// Model families that the provider rejects.
     pub family_limits: Vec<FamilyLimitView>,
     /// The breaker.
@@ -361,6 +365,7 @@ impl Pool {
             max_concurrent: member.concurrency(),
             reserved: member.reserved.as_usd(),
             limits: member.windows(now),
+            overage: member.overage.as_ref().map(|heard| heard.view(now)),
             family_limits: member.family_limits(now),
             breaker: member.breaker.at(now).into(),
             sessions: self.session_views(at, now),

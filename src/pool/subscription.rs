@@ -16,6 +16,7 @@ use super::elsewhere::Held;
 use super::explain::{Cause, Exclusion, Source};
 use super::health::{HealthBreakdown, HealthInputs, block_percent};
 use super::limits::{Lock, ProviderLimits};
+use super::overage::HeardOverage;
 use super::ramp::Ramp;
 use super::select::Place;
 use super::usage::{Figures, UsageLog};
@@ -60,6 +61,7 @@ pub(super) struct Subscription {
     pub(super) max_clients: u32,
     pub(super) usage: UsageLog,
     pub(super) limits: ProviderLimits,
+    pub(super) overage: Option<HeardOverage>,
     pub(super) breaker: Breaker,
     pub(super) ramp: Option<Ramp>,
     pub(super) quarantine: Option<Quarantine>,
@@ -137,6 +139,7 @@ impl Subscription {
             max_clients,
             usage: UsageLog::default(),
             limits: ProviderLimits::default(),
+            overage: None,
             breaker: Breaker::default(),
             ramp: None,
             quarantine: None,

@@ -15,14 +15,14 @@ use auth_pool::runtime::tasks::Tasks;
 use auth_pool::units::MicroUsd;
 use futures_util::StreamExt;
 
-struct Bench {
+pub(super) struct Bench {
     claude: ClaudeCli,
     backend: ClaudeCliBackend,
     tasks: Tasks,
     _cwd: tempfile::TempDir,
 }
 
-fn bench(behaviour: &str) -> Bench {
+pub(super) fn bench(behaviour: &str) -> Bench {
     bench_with(behaviour, 0)
 }
 
@@ -89,7 +89,7 @@ async fn run(behaviour: &str) -> (Vec<Event>, Option<Failure>) {
     collect(&bench, &request(&["hi"])).await
 }
 
-async fn collect(bench: &Bench, request: &Request) -> (Vec<Event>, Option<Failure>) {
+pub(super) async fn collect(bench: &Bench, request: &Request) -> (Vec<Event>, Option<Failure>) {
     let mut events = Vec::new();
     let mut stream = bench.backend.run(request, &Caller::anonymous());
     while let Some(item) = stream.next().await {
@@ -323,7 +323,7 @@ fn summary(events: &[Event], failure: Option<&Failure>) -> String {
             Event::Thinking(_) if words.last().is_some_and(|word| word == "thinking") => {}
             Event::Thinking(_) => words.push("thinking".to_owned()),
             Event::ToolUse { index, name, .. } => words.push(format!("tool {index} {name}")),
-            Event::ToolInput { .. } => {}
+            Event::ToolInput { .. } | Event::Overage(_) => {}
             Event::Finished { stop, .. } => words.push(format!("{stop:?}")),
             Event::Limits(_) => words.push("limits".to_owned()),
             Event::Settled(_) => words.push("settled".to_owned()),

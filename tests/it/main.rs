@@ -13,6 +13,7 @@ mod failures;
 mod gateway;
 mod http;
 mod operator;
+mod overage;
 mod program;
 mod queue;
 mod readiness;

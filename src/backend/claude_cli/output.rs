@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::tools::ServerMessage;
 use crate::backend::messages::{RawEvent, RawUsage, StreamEvent};
-use crate::conversation::{Family, LimitReport, LimitStatus, Window, WindowUse};
+use crate::conversation::{Family, LimitReport, LimitStatus, Overage, Window, WindowUse};
 use crate::units::{MicroUsd, Timestamp};
 
 /// One line of output.
@@ -23,8 +23,8 @@ pub(super) enum Line {
     },
     /// The end of a turn, or the acknowledgement of a history line.
     Result(TurnResult),
-    /// News about the provider's limits.
-    Limits(LimitReport),
+    /// News about the provider's limits, and about use beyond them.
+    Limits(LimitReport, Option<Overage>),
     /// The answer to a control request.
     Control {
         /// The id of the request.
@@ -71,7 +71,11 @@ pub(super) fn parse(line: &[u8]) -> Result<Line, ProtocolError> {
         "stream_event" => Line::Stream(serde_json::from_slice::<StreamLine>(line)?.event.into()),
         "assistant" => Line::Assistant { error: serde_json::from_slice::<AssistantLine>(line)?.error_word() },
         "result" => Line::Result(serde_json::from_slice::<ResultLine>(line)?.into()),
-        "rate_limit_event" => Line::Limits(serde_json::from_slice::<LimitLine>(line)?.rate_limit_info.into()),
+        "rate_limit_event" => {
+            let limits = serde_json::from_slice::<LimitLine>(line)?.rate_limit_info;
+            let overage = limits.overage();
+            Line::Limits(limits.into(), overage)
+        }
         "control_response" => {
             let response = serde_json::from_slice::<ControlLine>(line)?.response;
             Line::Control { id: response.request_id, error: response.error }
@@ -160,6 +164,13 @@ struct RawLimits {
     rate_limit_type: Option<String>,
     #[serde(default)]
     utilization: Option<f64>,
+    /// The limit is passed, and the owner pays for what goes beyond it.
+    #[serde(default)]
+    is_using_overage: Option<bool>,
+    #[serde(default)]
+    overage_status: Option<String>,
+    #[serde(default)]
+    overage_resets_at: Option<f64>,
     #[serde(default)]
     unified_windows: Option<std::collections::BTreeMap<String, RawWindow>>,
 }
@@ -172,8 +183,22 @@ struct RawWindow {
     resets_at: Option<f64>,
 }
 
+impl RawLimits {
+    /// `None` where nothing is said of it.
+    fn overage(&self) -> Option<Overage> {
+        let is_used = self.is_using_overage == Some(true);
+        (is_used || self.overage_status.is_some()).then(|| Overage {
+            is_used,
+            status: self.overage_status.clone(),
+            resets_at: self.overage_resets_at.map(from_epoch_secs),
+            window_resets_at: self.resets_at.map(from_epoch_secs),
+        })
+    }
+}
+
 impl From<RawLimits> for LimitReport {
     fn from(raw: RawLimits) -> Self {
+        let is_beyond = raw.is_using_overage == Some(true);
         let window = raw.rate_limit_type.as_deref().and_then(window);
         let resets_at = raw.resets_at.map(from_epoch_secs);
         let mut windows: Vec<WindowUse> = raw
@@ -196,7 +221,11 @@ impl From<RawLimits> for LimitReport {
             "allowed" => LimitStatus::Allowed,
             _ => LimitStatus::Warning,
         };
-        Self { status, window, resets_at, windows }
+        let mut report = Self { status, window, resets_at, windows };
+        if is_beyond {
+            report.fill_window();
+        }
+        report
     }
 }
 
@@ -296,27 +325,28 @@ mod tests {
     fn a_limit_names_its_window_and_reset() {
         check(
             r#"{"type":"rate_limit_event","rate_limit_info":{"status":"rejected","resetsAt":1795230143,"rateLimitType":"seven_day_opus","isUsingOverage":false}}"#,
-            &Line::Limits(LimitReport {
-                status: LimitStatus::Rejected,
-                window: Some(Window::SevenDayFamily(Family::Opus)),
-                resets_at: Some(Timestamp::from_secs(1_795_230_143)),
-                windows: Vec::new(),
-            }),
+            &Line::Limits(
+                LimitReport {
+                    status: LimitStatus::Rejected,
+                    window: Some(Window::SevenDayFamily(Family::Opus)),
+                    resets_at: Some(Timestamp::from_secs(1_795_230_143)),
+                    windows: Vec::new(),
+                },
+                None,
+            ),
         );
         check(
             r#"{"type":"rate_limit_event","rate_limit_info":{"status":"rejected","isUsingOverage":false}}"#,
-            &Line::Limits(LimitReport {
-                status: LimitStatus::Rejected,
-                window: None,
-                resets_at: None,
-                windows: Vec::new(),
-            }),
+            &Line::Limits(
+                LimitReport { status: LimitStatus::Rejected, window: None, resets_at: None, windows: Vec::new() },
+                None,
+            ),
         );
     }
 
     #[test]
     fn unified_windows_and_warnings_carry_utilisation() {
-        let Line::Limits(report) = parse(
+        let Line::Limits(report, None) = parse(
             br#"{"type":"rate_limit_event","rate_limit_info":{"status":"allowed_warning","resetsAt":10,"rateLimitType":"five_hour","utilization":0.92,"unifiedWindows":{"five_hour":{"utilization":0.92,"resetsAt":10,"status":"allowed"},"seven_day":{"utilization":0.61,"resetsAt":20,"status":"allowed"}}}}"#,
         )
         .expect("a line of the protocol") else {

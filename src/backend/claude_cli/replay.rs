@@ -7,26 +7,47 @@ use super::classify::{Evidence, classify_at};
 use super::output::{self, Line};
 use super::usage;
 use crate::backend::Failure;
-use crate::conversation::{LimitReport, LimitStatus};
+use crate::conversation::{LimitReport, LimitStatus, Overage};
 use crate::units::Timestamp;
 
-/// What the lines of a turn tell beside its answer: reports that came with it, and how it failed.
-pub(crate) fn turn(lines: &[Value], now: Timestamp, zone: &TimeZone) -> (Vec<LimitReport>, Option<Failure>) {
+/// What the lines of a turn tell beside its answer.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// Reports that came with the answer.
+    pub(crate) reports: Vec<LimitReport>,
+    /// What was said last of use beyond the limits.
+    pub(crate) overage: Option<Overage>,
+    /// How it failed.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// See [`Told`].
+pub(crate) fn turn(lines: &[Value], now: Timestamp, zone: &TimeZone) -> Told {
     let mut evidence = Evidence::default();
-    let mut reports = Vec::new();
+    let mut told = Told::default();
     for line in lines {
         match output::parse(line.to_string().as_bytes()) {
-            Ok(Line::Limits(report)) if report.status == LimitStatus::Rejected => evidence.limits = Some(report),
-            Ok(Line::Limits(report)) => reports.push(report),
+            Ok(Line::Limits(report, overage)) => {
+                told.overage = overage.or(told.overage);
+                if report.status == LimitStatus::Rejected {
+                    evidence.limits = Some(report);
+                } else {
+                    told.reports.push(report);
+                }
+            }
             Ok(Line::Assistant { error: Some(error) }) => evidence.assistant_error = Some(error),
             Ok(Line::Result(result)) => {
-                return (reports, result.is_error.then(|| classify_at(&evidence, &result, now, zone)));
+                told.failure = result.is_error.then(|| classify_at(&evidence, &result, now, zone));
+                if told.failure.is_none() {
+                    told.reports.extend(evidence.limits.map(LimitReport::answered));
+                }
+                return told;
             }
             Ok(_) => {}
             Err(error) => panic!("{line}: {error}"),
         }
     }
-    (reports, None)
+    told
 }
 
 /// What an answer to `get_usage` tells.

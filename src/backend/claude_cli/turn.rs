@@ -339,11 +339,12 @@ impl Turn {
     async fn handle(&mut self, line: Line) -> Result<(), Failure> {
         match line {
             Line::Stream(event) => self.stream_event(event),
-            Line::Limits(report) => {
-                if report.status == LimitStatus::Rejected {
+            Line::Limits(report, overage) => {
+                self.queue.extend(overage.map(Event::Overage));
+                if report.status == LimitStatus::Rejected && self.phase != Phase::Settling {
                     self.evidence.limits = Some(report);
                 } else {
-                    self.queue.push_back(Event::Limits(report));
+                    self.queue.push_back(Event::Limits(report.answered()));
                 }
                 Ok(())
             }
@@ -481,6 +482,7 @@ impl Turn {
                 self.queue.push_back(Event::Text(result.text.clone()));
                 self.phase = Phase::Settling;
                 self.queue.push_back(Event::Finished { stop: StopReason::EndTurn, usage: self.usage });
+                self.answered_all_the_same();
                 self.settle(Some(result));
                 Ok(())
             }
@@ -491,6 +493,7 @@ impl Turn {
     /// The client's answer is complete.
     fn finished(&mut self, stop: StopReason) {
         self.queue.push_back(Event::Finished { stop, usage: self.usage });
+        self.answered_all_the_same();
         self.phase = Phase::Settling;
         self.settle_by = Instant::now() + SETTLE_LIMIT;
         let goes_on = matches!(stop, StopReason::EndTurn | StopReason::StopSequence | StopReason::ToolUse);
@@ -509,6 +512,12 @@ impl Turn {
         let mut asked = self.job.asked.clone();
         asked.answer(said);
         self.reservation = self.live.reserve(&self.job.launch, asked.key());
+    }
+
+    /// A rejection that came before the answer is none: what it says of the windows is for the pool.
+    fn answered_all_the_same(&mut self) {
+        let report = self.evidence.limits.take();
+        self.queue.extend(report.map(|report| Event::Limits(report.answered())));
     }
 
     /// Keeps a process that has delivered all its calls: it says nothing more until it has their results.

@@ -65,7 +65,7 @@ impl Completion {
                 Event::Finished { stop, usage } => {
                     return Ok(Self { stop: Some(stop), usage, ..answer });
                 }
-                Event::Thinking(_) | Event::Started(_) | Event::Limits(_) | Event::Settled(_) => {}
+                Event::Thinking(_) | Event::Started(_) | Event::Limits(_) | Event::Overage(_) | Event::Settled(_) => {}
             }
         }
         Err(unfinished())

@@ -64,7 +64,7 @@ impl Chunks {
                 self.push_arguments(index, &json);
             }
             Event::Finished { stop, usage } => self.finish(stop, usage),
-            Event::Thinking(_) | Event::Started(_) | Event::Limits(_) | Event::Settled(_) => {}
+            Event::Thinking(_) | Event::Started(_) | Event::Limits(_) | Event::Overage(_) | Event::Settled(_) => {}
         }
     }
 
