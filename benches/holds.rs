@@ -150,24 +150,20 @@ fn waves() {
     // By now all sessions are stale.
     world.now = world.now + Duration::from_hours(2);
     let mut ticks = Times::default();
-    for _ in 0..SESSIONS / 4096 {
+    while world.pool.is_behind(world.now) {
         ticks.of(|| world.pool.tick(world.now));
     }
     ticks.say("tick: 1 M sessions are stale");
 
-    let mut world = World::new(SUBSCRIPTIONS);
-    let start = world.now;
-    for number in 0..SUBSCRIPTIONS {
-        let grant = world.acquire(&ask(SessionKey::Fingerprint(number)));
-        // All blocks begin at one instant.
-        world.now = start;
-        world.finish(grant, MicroUsd::from_usd(1.0));
+    let mut world = World::used(SUBSCRIPTIONS);
+    world.now = world.now + Duration::from_hours(5);
+    let mut calls = Times::default();
+    for number in 0..1_000 {
+        let request = named(number);
+        let grant = calls.of(|| world.acquire(&request));
+        world.finish(grant, MicroUsd::from_micros(500));
     }
-    world.now = start + Duration::from_hours(5) + Duration::from_secs(1);
-    let mut first = Times::default();
-    let request = ask(SessionKey::Fingerprint(u64::MAX));
-    first.of(|| world.acquire(&request));
-    first.say("acquire: 10,000 blocks have ended since the last call");
+    calls.say("acquire: 10,000 blocks have ended since the last call");
 }
 
 fn refusals() {

@@ -7,28 +7,17 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use auth_pool::pool::{Ask, SessionKey};
+use auth_pool::pool::Ask;
 use auth_pool::units::MicroUsd;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 mod world;
 
-use world::{World, ask, named};
+use world::{World, named};
 
 /// Requests in flight at the same time.
 const BATCH: u64 = 100;
 const SESSIONS: u64 = 1_000_000;
-
-/// A pool whose subscriptions have all been used a little, each differently.
-fn used(subscriptions: u64) -> World {
-    let mut world = World::new(subscriptions);
-    for number in 0..subscriptions * 3 {
-        let cost = MicroUsd::from_micros(i64::try_from(1000 + number * 7919 % 50_000).unwrap_or_default());
-        let grant = world.acquire(&ask(SessionKey::Fingerprint(number)));
-        world.finish(grant, cost);
-    }
-    world
-}
 
 /// The time of `turns` acquisitions of new sessions alone, in batches.
 fn new_sessions(world: &mut World, turns: u64) -> Duration {
@@ -49,7 +38,7 @@ fn new_sessions(world: &mut World, turns: u64) -> Duration {
 fn acquire(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("acquire");
     for subscriptions in [10, 1_000, 10_000] {
-        let mut world = used(subscriptions);
+        let mut world = World::used(subscriptions);
         group.bench_function(BenchmarkId::new("new session", subscriptions), |bencher| {
             bencher.iter_custom(|turns| new_sessions(&mut world, turns));
         });

@@ -25,6 +25,17 @@ impl World {
         Self { pool: Pool::new(settings, now), now }
     }
 
+    /// All subscriptions have been used a little, each differently.
+    pub(crate) fn used(subscriptions: u64) -> Self {
+        let mut world = Self::new(subscriptions);
+        for number in 0..subscriptions * 3 {
+            let cost = MicroUsd::from_micros(i64::try_from(1000 + number * 7919 % 50_000).unwrap_or_default());
+            let grant = world.acquire(&ask(SessionKey::Fingerprint(number)));
+            world.finish(grant, cost);
+        }
+        world
+    }
+
     /// So many named sessions that have each been served once, a millisecond apart.
     pub(crate) fn with_sessions(subscriptions: u64, sessions: u64) -> Self {
         let mut world = Self::new(subscriptions);

@@ -195,7 +195,7 @@ impl Admin {
         Ok(self.account_view(&account))
     }
 
-    /// Asks an account for a very short answer. That is a request like any other: it uses a little of the account.
+    /// Looks whether an account could serve, by its login or its key. Nothing is billed.
     pub async fn test_account(&self, actor: &Actor, id: &str) -> Result<Value> {
         let account = self.account(actor, id).await?;
         let outcome = self.0.host.test(&account.name).await.ok_or_else(no_pool)?;

@@ -7,6 +7,9 @@ use super::{Actor, Admin, AdminError, Result};
 use crate::runtime::clock;
 use crate::store::{ActivityFilter, ActivityStatus, AlertFilter, AuditFilter, UsageFilter, UsageGroup};
 
+/// How far back the provider is asked.
+const DAYS: u32 = 7;
+
 impl Admin {
     /// Alerts, the newest first.
     pub async fn alerts(&self, actor: &Actor, mut query: Query) -> Result<Value> {
@@ -58,6 +61,31 @@ impl Admin {
             Some(group) => Ok(json!({ "items": self.store().usage_totals(&filter, group).await?, "next": null })),
             None => Ok(json!(self.store().usage(&filter, &page).await?)),
         }
+    }
+
+    /// What the provider has counted for the organisation's keys, beside what was written down here for the same time. Of
+    /// the house: its keys are nobody else's business.
+    pub async fn organization_usage(&self, actor: &Actor, mut query: Query) -> Result<Value> {
+        if actor.organization.is_some() {
+            let message = "the provider's account is the operator's of the whole pool".to_owned();
+            return Err(AdminError::Forbidden { param: None, message });
+        }
+        let days =
+            query.word("days", |text| text.parse().ok().filter(|days| (1..=31).contains(days)), "must be 1 to 31");
+        query.finish()?;
+        let told = self.0.host.organization_usage(days.unwrap_or(DAYS)).await.map_err(AdminError::Unavailable)?;
+        let filter = UsageFilter { from: Some(told.from), until: Some(told.until), ..UsageFilter::default() };
+        let own = self.store().usage_totals(&filter, UsageGroup::Subscription).await?;
+        let keys = told.keys.iter().map(|key| {
+            let own = own.iter().find(|sum| Some(&sum.key) == key.subscription.as_ref());
+            let mut item = json!(key);
+            item["own"] = json!(own.map(|sum| json!({ "usage": sum.usage, "cost": sum.cost })));
+            // Above zero: the key was used elsewhere too, or something of ours was lost.
+            item["difference"] = json!(own.map(|sum| key.cost - sum.cost));
+            item
+        });
+        let items: Vec<Value> = keys.collect();
+        Ok(json!({ "from": told.from, "until": told.until, "reportedCost": told.cost, "items": items, "next": null }))
     }
 
     /// Requests and how they ended, the newest first.

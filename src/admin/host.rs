@@ -1,7 +1,10 @@
 //! The running process, as far as changes concern it.
 
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
+use serde::Serialize;
 use serde_json::Value;
+
+use crate::units::{MicroUsd, Timestamp};
 
 /// What the running process does about registered accounts and keys.
 pub trait Host: Send + Sync {
@@ -24,8 +27,14 @@ pub trait Host: Send + Sync {
     /// runs.
     fn reset(&self, subscription: &str) -> Option<bool>;
 
-    /// Asks a subscription for a very short answer, and tells how that went; `None` where no pool runs.
+    /// Looks whether a subscription could serve, and tells how that went; `None` where no pool runs.
     fn test<'a>(&'a self, subscription: &'a str) -> BoxFuture<'a, Option<Value>>;
+
+    /// What the provider has counted for the organisation's keys in the last `days` days, or why that is not known.
+    fn organization_usage(&self, days: u32) -> BoxFuture<'_, Result<ProviderUsage, String>>;
+
+    /// Whether the server can be reached from other machines, so that nobody gets in without a key.
+    fn is_exposed(&self) -> bool;
 
     /// What a client has spent in seven days, in dollars.
     fn spent(&self, client: &str) -> Option<f64>;
@@ -41,6 +50,33 @@ pub struct ConfiguredKeys {
     pub admins: usize,
     /// All.
     pub all: usize,
+}
+
+/// What the provider has counted.
+#[derive(Clone, Debug)]
+pub struct ProviderUsage {
+    /// From when on.
+    pub from: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+    /// What it says that all of it cost.
+    pub cost: MicroUsd,
+    /// By key.
+    pub keys: Vec<ProviderKey>,
+}
+
+/// What one key has used, as the provider counts it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderKey {
+    /// As its owner calls it.
+    pub key: String,
+    /// The subscription that has it, or the backend beside the pool.
+    pub subscription: Option<String>,
+    /// Tokens.
+    pub usage: Value,
+    /// What they cost by the list of prices.
+    pub cost: MicroUsd,
 }
 
 /// No process runs: changes are found when one starts.
@@ -77,6 +113,14 @@ impl Host for Alone {
 
     fn test<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Value>> {
         ready(None).boxed()
+    }
+
+    fn organization_usage(&self, _: u32) -> BoxFuture<'_, Result<ProviderUsage, String>> {
+        ready(Err("no pool runs here; `auth-pool usage --organization` tells it".to_owned())).boxed()
+    }
+
+    fn is_exposed(&self) -> bool {
+        false
     }
 
     fn spent(&self, _: &str) -> Option<f64> {

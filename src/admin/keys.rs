@@ -135,9 +135,9 @@ impl Admin {
     /// Refuses to take the operator's last key away as long as there are others: nobody could get in to make another.
     async fn keep_the_last(&self, id: &str) -> Result<()> {
         let (operators, others) = self.operators_keys(Some(id)).await?;
-        if operators == 0 && others > 0 {
-            let message = "it is the last key with the scope `admin` and no organisation, and there are other keys: without \
-                           it nobody could manage this server";
+        if operators == 0 && (others > 0 || self.0.host.is_exposed()) {
+            let message = "it is the last key with the scope `admin` and no organisation: without it nobody could manage \
+                           this server";
             return Err(AdminError::Conflict(message.to_owned()));
         }
         Ok(())

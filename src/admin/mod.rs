@@ -22,7 +22,7 @@ use crate::secrets::Vault;
 use crate::store::{self, AuditEntry, Scope, Store, StoreError};
 
 pub use fields::{Mistake, Query};
-pub use host::{Alone, ConfiguredKeys, Host};
+pub use host::{Alone, ConfiguredKeys, Host, ProviderKey, ProviderUsage};
 pub use member::{Registered, load_registered};
 pub use rotation::{Rotation, rotate};
 

@@ -61,7 +61,7 @@ impl Alerts {
     /// Starts the tasks. `effects` is what the pool does from now on; `weeks` looks at all subscriptions.
     pub fn start(
         settings: Settings,
-        effects: broadcast::Receiver<(Timestamp, Effect)>,
+        effects: broadcast::Receiver<(Timestamp, Arc<[Effect]>)>,
         weeks: impl Fn() -> (Timestamp, Vec<UsageView>) + Send + 'static,
         tasks: &Tasks,
         stop: &CancellationToken,
@@ -172,7 +172,7 @@ impl Shared {
 struct Watch<F> {
     shared: Arc<Shared>,
     changes: watch::Receiver<Vec<Rule>>,
-    effects: broadcast::Receiver<(Timestamp, Effect)>,
+    effects: broadcast::Receiver<(Timestamp, Arc<[Effect]>)>,
     weeks: F,
 }
 
@@ -187,9 +187,11 @@ impl<F: Fn() -> (Timestamp, Vec<UsageView>)> Watch<F> {
                 Ok(()) = self.changes.changed() => self.shared.book().replace(&self.changes.borrow_and_update()),
                 _ = ticks.tick() => self.look(),
                 effect = self.effects.recv() => match effect {
-                    Ok((now, effect)) => {
-                        let notices = self.shared.book().hear(now, &effect);
-                        self.send(notices);
+                    Ok((now, effects)) => {
+                        for effect in &*effects {
+                            let notices = self.shared.book().hear(now, effect);
+                            self.send(notices);
+                        }
                     }
                     Err(RecvError::Lagged(missed)) => {
                         self.shared.missed.fetch_add(missed, Ordering::Relaxed);

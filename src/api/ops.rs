@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::openai::error::Error;
 use super::{Invalid, InvalidKind, Reply};
 use crate::gateway::{DecisionFilter, Gateway, PartHealth};
+use crate::runtime::clock;
 
 /// Decisions that are shown unless the operator asks for another number.
 const DEFAULT_DECISIONS: usize = 20;
@@ -20,7 +21,7 @@ pub fn health(gateway: &dyn Gateway) -> Reply {
 
 /// `GET /health/live`: the process runs.
 pub fn live() -> Reply {
-    Reply::json(StatusCode::OK, &json!({ "status": "ok" }))
+    Reply::json(StatusCode::OK, &json!({ "status": "ok", "timestamp": clock::now().to_string() }))
 }
 
 /// `GET /health/ready`: new requests can be served, or why not; and how everything is doing.

@@ -24,9 +24,7 @@ pub(super) struct HttpBackends {
 impl HttpBackends {
     /// Fails when the configuration needs them and this machine cannot reach anybody securely.
     pub(super) fn new(config: &Config, env: &Env) -> anyhow::Result<Self> {
-        let any = |names: [&str; 2]| names.into_iter().find_map(|name| env.var(name)).map(str::to_owned);
-        let proxy = Proxy { https: any(["HTTPS_PROXY", "https_proxy"]), exceptions: any(["NO_PROXY", "no_proxy"]) };
-        let client = match HttpClient::new(&proxy) {
+        let client = match HttpClient::new(&proxy(env)) {
             Ok(client) => Some(client),
             Err(error) if is_needed(config) => return Err(error).context("no connections to an API can be made"),
             Err(error) => {
@@ -101,6 +99,12 @@ impl HttpBackends {
         };
         config.subscriptions.iter().filter_map(backend).collect()
     }
+}
+
+/// The operator's way out to the internet.
+pub(super) fn proxy(env: &Env) -> Proxy {
+    let any = |names: [&str; 2]| names.into_iter().find_map(|name| env.var(name)).map(str::to_owned);
+    Proxy { https: any(["HTTPS_PROXY", "https_proxy"]), exceptions: any(["NO_PROXY", "no_proxy"]) }
 }
 
 fn is_needed(config: &Config) -> bool {

@@ -8,7 +8,9 @@ mod alerts;
 mod cli_watch;
 mod clients;
 mod http_backends;
+mod organization;
 mod parts;
+mod rebalancer;
 mod recording;
 mod registry;
 mod reload;
@@ -41,6 +43,7 @@ use registry::Registry;
 use usage_poll::UsagePoll;
 
 pub use alerts::settings as alert_settings;
+pub use organization::{KeyReport, OrganizationReport, organization_report};
 pub use parts::cli_backends;
 pub use recording::{Keeper, store_location};
 pub use registry::vault;
@@ -87,6 +90,7 @@ impl App {
         let store = location.map(Store::new);
         let registry = Registry::open(&file, &env, store.clone()).await?;
         let (config, all_env) = registry.added_to(&file);
+        registry.check_keys(&config)?;
         let tasks = Tasks::default();
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
         let temporary = PathBuf::from(env.var("TMPDIR").unwrap_or("/tmp"));
@@ -122,7 +126,7 @@ impl App {
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
         gateway.route(http.routing(&config));
-        upkeep::start(&gateway, &pool, &config, &tasks, &stop);
+        let rebalancer = upkeep::start(&gateway, &pool, &config, &tasks, &stop);
         gateway.show_in_debug("alerts", {
             let alerts = alerts.clone();
             move || alerts.view()
@@ -138,6 +142,7 @@ impl App {
             gateway: gateway.clone(),
             server: server.settings(),
             alerts,
+            rebalancer,
             usage_poll,
             cli_watch,
             replacements,

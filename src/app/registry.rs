@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use crate::admin::{Admin, ConfiguredKeys, Host, Registered, load_registered};
+use super::organization::{KeyReport, organization_report};
+use crate::admin::{Admin, ConfiguredKeys, Host, ProviderKey, ProviderUsage, Registered, load_registered};
 use crate::config::env::{ENCRYPTION_KEY, ENCRYPTION_KEY_PREVIOUS};
 use crate::config::{Config, Env, Scope};
 use crate::gateway::{PooledGateway, SharedPool, Topic};
@@ -65,6 +66,8 @@ struct Known {
     /// Ids of the subscriptions in the file.
     configured: HashSet<String>,
     keys: ConfiguredKeys,
+    /// What stands in the file.
+    file: Option<Arc<Config>>,
 }
 
 impl Registry {
@@ -93,6 +96,7 @@ impl Registry {
             is_read: known.is_read,
             configured: config.subscriptions.iter().map(|member| member.id.clone()).collect(),
             keys,
+            file: Some(Arc::new(config.clone())),
         }));
     }
 
@@ -105,12 +109,13 @@ impl Registry {
         if is_new {
             let (accounts, keys) = (registered.subscriptions.len(), registered.client_keys.len());
             info!(accounts, keys, "what is registered was read");
-            let Known { configured, keys, .. } = &**known;
+            let Known { configured, keys, file, .. } = &**known;
             self.known.store(Arc::new(Known {
                 registered,
                 is_read: true,
                 configured: configured.clone(),
                 keys: *keys,
+                file: file.clone(),
             }));
         }
         Ok(is_new)
@@ -120,6 +125,28 @@ impl Registry {
     pub(super) fn added_to(&self, config: &Config) -> (Config, Env) {
         let known = self.known.load();
         (known.registered.added_to(config), known.registered.environment(&self.env))
+    }
+
+    /// Whether the server can be reached from other machines, as far as the file says.
+    fn is_exposed(&self) -> bool {
+        self.known.load().file.as_ref().is_some_and(|file| file.server.is_exposed())
+    }
+
+    /// Refuses to open the door to other machines when nobody has a key. While the store cannot be read that is not known:
+    /// then nobody gets in.
+    pub(super) fn check_keys(&self, all: &Config) -> anyhow::Result<()> {
+        if !all.server.is_exposed() || !all.client_keys.is_empty() {
+            return Ok(());
+        }
+        let listen = all.server.listen;
+        if self.store.is_some() && !self.known.load().is_read {
+            error!(%listen, "there is no client key in the file: nobody gets in until the store can be read");
+            return Ok(());
+        }
+        anyhow::bail!(
+            "{listen} can be reached from other machines, and there is no client key: name one in `clientKeys`, or make \
+             one with `auth-pool keys create NAME --scopes chat,admin`"
+        )
     }
 
     /// When the store is worth a look again; never without one.
@@ -134,8 +161,7 @@ impl Registry {
     pub(super) fn admin(&self, gateway: &PooledGateway, pool: &SharedPool) -> (Option<Admin>, mpsc::Receiver<Change>) {
         let (changes, receiver) = mpsc::channel(WAITING);
         let admin = self.store.clone().map(|store| {
-            let host =
-                Running { gateway: gateway.clone(), pool: pool.clone(), known: Arc::clone(&self.known), changes };
+            let host = Running { gateway: gateway.clone(), pool: pool.clone(), registry: self.clone(), changes };
             let profiles = self.env.state_dir().unwrap_or_default().join("profiles");
             Admin::new(store, self.vault.clone(), Arc::new(host), profiles)
         });
@@ -147,7 +173,7 @@ impl Registry {
 struct Running {
     gateway: PooledGateway,
     pool: SharedPool,
-    known: Arc<ArcSwap<Known>>,
+    registry: Registry,
     changes: mpsc::Sender<Change>,
 }
 
@@ -163,11 +189,11 @@ impl Host for Running {
     }
 
     fn is_configured(&self, subscription: &str) -> bool {
-        self.known.load().configured.contains(subscription)
+        self.registry.known.load().configured.contains(subscription)
     }
 
     fn configured_keys(&self) -> ConfiguredKeys {
-        self.known.load().keys
+        self.registry.known.load().keys
     }
 
     fn live(&self, subscription: &str) -> Option<Value> {
@@ -176,7 +202,7 @@ impl Host for Running {
     }
 
     fn problem(&self, account: &str) -> Option<String> {
-        self.known.load().registered.problems.get(account).cloned()
+        self.registry.known.load().registered.problems.get(account).cloned()
     }
 
     fn reset(&self, subscription: &str) -> Option<bool> {
@@ -189,6 +215,29 @@ impl Host for Running {
             Some(outcome.unwrap_or_else(|| json!({ "ok": false, "error": "the account is not in the pool" })))
         }
         .boxed()
+    }
+
+    fn organization_usage(&self, days: u32) -> BoxFuture<'_, Result<ProviderUsage, String>> {
+        async move {
+            let file = self.registry.known.load().file.clone();
+            let (config, env) = file.map(|file| self.registry.added_to(&file)).unzip();
+            let env = env.as_ref().unwrap_or(&self.registry.env);
+            let report = organization_report(config.as_ref(), env, None, days).await;
+            let report = report.map_err(|error| format!("{error:#}"))?;
+            let key = |KeyReport { key, subscription, used }| ProviderKey {
+                key,
+                subscription,
+                usage: json!(used.usage),
+                cost: used.cost,
+            };
+            let keys = report.keys.into_iter().map(key).collect();
+            Ok(ProviderUsage { from: report.from, until: report.to, cost: report.cost, keys })
+        }
+        .boxed()
+    }
+
+    fn is_exposed(&self) -> bool {
+        self.registry.is_exposed()
     }
 
     fn spent(&self, client: &str) -> Option<f64> {

@@ -7,6 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::rebalancer::Rebalancer;
 use crate::config::Config;
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::pool::Effect;
@@ -24,12 +25,12 @@ pub(super) fn start(
     config: &Config,
     tasks: &Tasks,
     stop: &CancellationToken,
-) {
+) -> Rebalancer {
     tasks.spawn(
         "runaway-guard",
         every(GUARD_TICK, stop.clone(), {
             let gateway = gateway.clone();
-            move || gateway.look_for_runaways(Instant::now())
+            async move || gateway.look_for_runaways(Instant::now())
         }),
     );
     tasks.spawn("effects", log_effects(pool.clone(), stop.clone()));
@@ -37,27 +38,29 @@ pub(super) fn start(
         "tick",
         every(TICK, stop.clone(), {
             let pool = pool.clone();
-            move || pool.with(|pool, now| ((), pool.tick(now)))
+            async move || keep_up(&pool).await
         }),
     );
-    if config.rebalancing.enabled {
-        tasks.spawn(
-            "rebalancer",
-            every(config.rebalancing.interval, stop.clone(), {
-                let pool = pool.clone();
-                move || pool.with(|pool, now| ((), pool.rebalance(now)))
-            }),
-        );
+    Rebalancer::start(pool, config, tasks, stop)
+}
+
+/// Lets the pool catch up with the time, step by step: in between requests have their turn.
+pub(super) async fn keep_up(pool: &SharedPool) {
+    while pool.with(|pool, now| {
+        let effects = pool.tick(now);
+        (pool.is_behind(now), effects)
+    }) {
+        tokio::task::yield_now().await;
     }
 }
 
-async fn every(period: Duration, stop: CancellationToken, action: impl Fn()) {
+async fn every(period: Duration, stop: CancellationToken, action: impl AsyncFn()) {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick comes at once.
     ticks.tick().await;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        action();
+        action().await;
     }
 }
 
@@ -65,7 +68,7 @@ async fn log_effects(pool: SharedPool, stop: CancellationToken) {
     let mut effects = pool.effects();
     while let Some(effect) = stop.run_until_cancelled(effects.recv()).await {
         match effect {
-            Ok((_, effect)) => log(&effect),
+            Ok((_, effects)) => effects.iter().for_each(log),
             Err(RecvError::Lagged(missed)) => warn!(missed, "too many pool events at once: some are not logged"),
             Err(RecvError::Closed) => return,
         }

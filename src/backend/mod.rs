@@ -12,6 +12,7 @@ pub mod openai_api;
 
 use std::sync::Arc;
 
+use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use futures_util::stream::BoxStream;
 
 pub use failure::{Failure, FailureKind, Fault};
@@ -39,4 +40,11 @@ impl Caller {
 pub trait Backend: Send + Sync {
     /// Starts to execute `request` for `caller`. Never blocks.
     fn run(&self, request: &Request, caller: &Caller) -> EventStream;
+
+    /// Looks whether its subscription could serve, without using anything of it: nothing is billed, and nothing counts
+    /// against a budget. Tells what was seen, in a few words that hold no secret.
+    fn check(&self) -> BoxFuture<'static, Result<String, Failure>> {
+        let detail = "it cannot be asked without a request that is billed";
+        ready(Err(Failure::new(FailureKind::InvalidRequest, detail))).boxed()
+    }
 }

@@ -3,25 +3,15 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::say;
 use super::status::Source;
-use crate::backend::anthropic_api::organization::{KeyUsage, Organization};
-use crate::backend::http::{HttpClient, Key, Proxy, Timers};
-use crate::config::env::ANTHROPIC_ADMIN_API_KEY;
+use crate::app::{KeyReport, organization_report};
+use crate::backend::anthropic_api::organization::KeyUsage;
 use crate::config::{self, Env, Overrides};
-use crate::runtime::clock;
 use crate::units::{MicroUsd, Timestamp};
-
-/// How long one page of a report may take.
-const LIMIT: Duration = Duration::from_secs(30);
-
-const DAY: Duration = Duration::from_hours(24);
 
 /// Arguments of `usage`.
 #[derive(Clone, Debug, clap::Args)]
@@ -60,38 +50,27 @@ struct Row {
 }
 
 pub(super) async fn run(args: Args, env: &Env) -> anyhow::Result<()> {
-    let Some(key) = env.var(ANTHROPIC_ADMIN_API_KEY) else {
-        bail!(
-            "the variable {ANTHROPIC_ADMIN_API_KEY} is not set: an organisation's admin makes such a key in the console"
-        )
+    let overrides = Overrides { config: args.config.clone(), listen: None };
+    let config = match config::load(env, &overrides) {
+        Ok(config) => Some(config),
+        // Where nobody names a file there may be none, and no profile either.
+        Err(_) if args.config.is_none() => None,
+        Err(problems) => return Err(problems.into()),
     };
-    let any = |names: [&str; 2]| names.into_iter().find_map(|name| env.var(name)).map(str::to_owned);
-    let proxy = Proxy { https: any(["HTTPS_PROXY", "https_proxy"]), exceptions: any(["NO_PROXY", "no_proxy"]) };
-    let timers = Timers { first_event: LIMIT, idle: LIMIT, total: LIMIT };
-    let key = Key::new(SecretString::from(key));
-    let organization = Organization::new(HttpClient::new(&proxy)?, args.base_url.as_deref(), key, timers);
-    let to = clock::now();
-    let from = midnight(to) - DAY * (args.days - 1);
-    let keys = organization.keys().await.context("the organisation's keys")?;
-    let mut by_key = organization.usage(from, to).await.context("the usage report")?;
-    let cost = organization.cost(from, to).await.context("the cost report")?;
-    let secrets = secrets(&args, env)?;
+    let report = organization_report(config.as_ref(), env, args.base_url.as_deref(), args.days).await?;
     let own = own_account(&args, env).await;
-    let mut rows: Vec<Row> = keys
+    let of = |id: &String| own.as_ref().ok()?.get(id).copied();
+    let rows: Vec<Row> = report
+        .keys
         .into_iter()
-        .map(|key| {
-            let subscription = secrets.iter().find(|(_, secret)| key.is(secret)).map(|(id, _)| id.clone());
-            let own = subscription.as_ref().and_then(|id| own.as_ref().ok()?.get(id).copied());
-            Row { used: by_key.remove(&Some(key.id)).unwrap_or_default(), key: key.name, subscription, own }
+        .map(|KeyReport { key, subscription, used }| Row {
+            own: subscription.as_ref().and_then(of),
+            key,
+            subscription,
+            used,
         })
         .collect();
-    rows.extend(by_key.into_iter().map(|(id, used)| Row {
-        key: id.unwrap_or_else(|| "(no key)".to_owned()),
-        subscription: None,
-        used,
-        own: None,
-    }));
-    rows.sort_by_key(|row| std::cmp::Reverse(row.used.cost));
+    let (from, to, cost) = (report.from, report.to, report.cost);
     if args.json {
         say(&format!("{:#}", as_json(&rows, from, to, cost)));
     } else {
@@ -100,31 +79,12 @@ pub(super) async fn run(args: Args, env: &Env) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The keys of the configuration's subscriptions.
-fn secrets(args: &Args, env: &Env) -> anyhow::Result<Vec<(String, String)>> {
-    let overrides = Overrides { config: args.config.clone(), listen: None };
-    let config = match config::load(env, &overrides) {
-        Ok(config) => config,
-        // Where nobody names a file there may be none, and no profile either.
-        Err(_) if args.config.is_none() => return Ok(Vec::new()),
-        Err(problems) => return Err(problems.into()),
-    };
-    let of = |member: config::Subscription| Some((member.id, env.var(&member.api?.key_env)?.to_owned()));
-    Ok(config.subscriptions.into_iter().filter_map(of).collect())
-}
-
 /// What the pool has counted, by subscription; or why that is not known.
 async fn own_account(args: &Args, env: &Env) -> Result<HashMap<String, f64>, String> {
     let read = async { Source::at(&args.url, args.key_env.as_deref(), env)?.read().await };
     let debug = read.await.map_err(|error| format!("{error:#}"))?;
     let members = debug["status"].as_array().into_iter().flatten();
     Ok(members.filter_map(|one| Some((one["id"].as_str()?.to_owned(), one["weeklyUsed"].as_f64()?))).collect())
-}
-
-/// The beginning of the day in UTC: the reports count whole days.
-fn midnight(now: Timestamp) -> Timestamp {
-    let seconds = now.as_secs();
-    Timestamp::from_secs(seconds - seconds.rem_euclid(24 * 3600))
 }
 
 fn as_json(rows: &[Row], from: Timestamp, to: Timestamp, cost: MicroUsd) -> Value {

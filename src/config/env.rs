@@ -42,6 +42,8 @@ pub const ENCRYPTION_KEY: &str = "ENCRYPTION_KEY";
 pub const ENCRYPTION_KEY_PREVIOUS: &str = "ENCRYPTION_KEY_PREVIOUS";
 /// The key of the organisation's Admin API, for its usage and cost reports.
 pub const ANTHROPIC_ADMIN_API_KEY: &str = "ANTHROPIC_ADMIN_API_KEY";
+/// Where that API is, if not at Anthropic itself.
+pub const ANTHROPIC_ADMIN_BASE_URL: &str = "ANTHROPIC_ADMIN_BASE_URL";
 /// The user's own CLI profile, where it is not `~/.claude`.
 pub const CLAUDE_CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 

@@ -371,6 +371,13 @@ pub struct Server {
     pub queue: Queue,
 }
 
+impl Server {
+    /// Whether it can be reached from other machines.
+    pub fn is_exposed(&self) -> bool {
+        !self.listen.ip().to_canonical().is_loopback()
+    }
+}
+
 /// See [`Server::queue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue {

@@ -43,6 +43,15 @@ impl Pool {
         }
     }
 
+    /// Why nobody could serve `ask` now, remembered like any refusal; `None` if somebody could. Takes nothing.
+    pub fn refusal_of(&mut self, now: Timestamp, ask: &Ask<'_>) -> Option<Refusal> {
+        self.advance(now);
+        let stays = self.live_session(SessionId::of(&ask.session), now).is_some_and(|(_, session)| {
+            self.obstacle(now, ask, session.subscription, session.kind == Kind::Fingerprint).is_none()
+        });
+        (!stays && self.pick(now, ask).is_none()).then(|| self.refuse(now, ask))
+    }
+
     /// The session with this id, unless it is stale: then it is forgotten here, ahead of its turn.
     pub(super) fn live_session(&mut self, id: SessionId, now: Timestamp) -> Option<(SessionRef, Session)> {
         let at = self.sessions.find(id)?;
@@ -78,6 +87,7 @@ impl Pool {
     ) -> Result<Grant, Refusal> {
         let home = session.subscription;
         let soft = session.kind == Kind::Fingerprint;
+        self.catch_up(home, now);
         let Some(obstacle) = self.obstacle(now, ask, home, soft) else {
             let decision = self.decide(now, ask, home, Reason::Sticky);
             let lease = self.grant(now, ask, home, at, soft);
@@ -135,6 +145,18 @@ impl Pool {
 
     /// The best subscription for a request that is not bound to one.
     fn pick(&mut self, now: Timestamp, ask: &Ask<'_>) -> Option<Pick> {
+        loop {
+            let pick = self.pick_known(now, ask);
+            if pick.is_some() || !self.is_due(now) {
+                return pick;
+            }
+            // Somebody who is free by now may not have been looked at yet.
+            self.advance(now);
+        }
+    }
+
+    /// The best of those that are known to be free.
+    fn pick_known(&mut self, now: Timestamp, ask: &Ask<'_>) -> Option<Pick> {
         if let Some(members) = self.named_members(ask) {
             let (at, gives_way) = self.best_of(now, ask, &members)?;
             return Some(Pick { at, gives_way });

@@ -118,6 +118,7 @@ impl Pool {
     pub fn hold(&mut self, now: Timestamp, subscription: &str, shortage: Shortage, until: Timestamp) -> Vec<Effect> {
         self.advance(now);
         if let Some(&at) = self.by_id.get(subscription) {
+            self.catch_up(at, now);
             let member = self.member_mut(at);
             let since = member.held.filter(|held| held.until > now).map_or(now, |held| held.since);
             member.held = (until > now).then_some(Held { shortage, since, until });
@@ -130,6 +131,7 @@ impl Pool {
     pub fn count_elsewhere(&mut self, now: Timestamp, subscription: &str, spent: &Spent) -> Vec<Effect> {
         self.advance(now);
         if let Some(&at) = self.by_id.get(subscription) {
+            self.catch_up(at, now);
             let member = self.member_mut(at);
             member.count(now, spent);
             member.lift_hold();
@@ -143,6 +145,7 @@ impl Pool {
     pub fn observe_elsewhere(&mut self, now: Timestamp, subscription: &str, report: &LimitReport) -> Vec<Effect> {
         self.advance(now);
         if let Some(&at) = self.by_id.get(subscription) {
+            self.catch_up(at, now);
             self.member_mut(at).observe_elsewhere(now, report);
             self.refresh(at, now);
         }
@@ -154,6 +157,7 @@ impl Pool {
     pub fn breaker_elsewhere(&mut self, now: Timestamp, subscription: &str, until: Option<Timestamp>) -> Vec<Effect> {
         self.advance(now);
         if let Some(&at) = self.by_id.get(subscription) {
+            self.catch_up(at, now);
             let member = self.member_mut(at);
             match (until, member.breaker) {
                 (Some(until), Breaker::Open { until: own, .. }) if own >= until => {}

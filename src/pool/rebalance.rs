@@ -87,7 +87,7 @@ impl Pool {
     /// Idle sessions of a subscription, explicit ones first, the longest unused first.
     fn idle_sessions(&self, at: u32, now: Timestamp) -> impl Iterator<Item = (SessionRef, &Session)> {
         let ages = self.settings.ages();
-        [Kind::Explicit, Kind::Fingerprint].into_iter().flat_map(move |kind| {
+        Kind::ALL.into_iter().flat_map(move |kind| {
             self.sessions
                 .at_home(at, kind)
                 // Roughly the longest unused come first: behind an active one that is not in use there are no idle ones.

@@ -51,6 +51,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    pub(super) const ALL: [Self; 2] = [Self::Explicit, Self::Fingerprint];
+
     pub(super) const fn of(key: &SessionKey) -> Self {
         match key {
             SessionKey::Explicit(_) => Self::Explicit,

@@ -15,6 +15,7 @@ impl Pool {
         let Some(lease) = self.leases.end(lease) else { return self.take_effects() };
         let answered = matches!(outcome, Outcome::Completed);
         let at = lease.subscription;
+        self.catch_up(at, now);
         // Indexed, not through `member_mut`, so that the effects can be borrowed beside it.
         let member = &mut self.subscriptions[at as usize];
         member.release(now, &lease, answered, &spent);
@@ -40,6 +41,7 @@ impl Pool {
     pub fn observe(&mut self, now: Timestamp, subscription: &str, report: &LimitReport) -> Vec<Effect> {
         self.advance(now);
         if let Some(&at) = self.by_id.get(subscription) {
+            self.catch_up(at, now);
             self.subscriptions[at as usize].observe(now, report, &mut self.pending);
             self.refresh(at, now);
         }

@@ -17,17 +17,27 @@ use super::subscription::Subscription;
 use super::usage::Figures;
 
 /// Sessions that one tick forgets at most, so that no tick holds the pool for long.
-const FORGOTTEN_A_TICK: usize = 4096;
+const FORGOTTEN_A_TICK: usize = 32;
+/// Members that one call looks at because of the time: of 10,000 whose blocks end in one moment, each call that follows
+/// takes a few along.
+pub(super) const DUE_A_CALL: usize = 16;
 /// How often a rolling week's place in the pace is looked at again, because it alone drifts with the time.
 const PACE_REVIEW: Duration = Duration::from_hours(1);
 
 impl Pool {
-    /// Announces what time alone has changed and forgets stale sessions. Decisions do not depend on it.
+    /// Announces what time alone has changed and forgets stale sessions, as much of it as a call may take long; see
+    /// [`Pool::is_behind`]. Decisions do not depend on it.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Effect> {
         self.advance(now);
         self.forget_stale(now, FORGOTTEN_A_TICK);
         self.vacate_drained();
         self.take_effects()
+    }
+
+    /// Whether another [`Pool::tick`] at this time has something left to do.
+    pub fn is_behind(&mut self, now: Timestamp) -> bool {
+        let ages = self.settings.ages();
+        self.is_due(now) || Kind::ALL.into_iter().any(|kind| self.sessions.next_stale(kind, &ages, now).is_some())
     }
 
     /// Takes new rules and members into use. Members are known by their ids: who stays keeps use, sessions and limits;
@@ -147,6 +157,7 @@ impl Pool {
         self.advance(now);
         let at = self.by_id.get(subscription).copied();
         if let Some(at) = at {
+            self.catch_up(at, now);
             self.subscriptions[at as usize].restore(now, &mut self.pending);
             self.refresh(at, now);
         }
@@ -162,12 +173,15 @@ impl Pool {
         found.is_some()
     }
 
-    /// Looks at every member that time alone has changed by `now`.
+    /// Looks at members that time alone has changed by `now`, at [`DUE_A_CALL`] of them at most. Time alone only ever frees a
+    /// member, so that one that was not looked at yet is at worst left out for a few calls; who is about to be refused
+    /// waits for all of them. What concerns one member looks at that one first: see [`Pool::catch_up`].
     pub(super) fn advance(&mut self, now: Timestamp) {
-        while let Some(&Reverse((due, at))) = self.timers.peek()
-            && due <= now
-        {
-            self.timers.pop();
+        for _ in 0..DUE_A_CALL {
+            if !self.is_due(now) {
+                return;
+            }
+            let Some(Reverse((due, at))) = self.timers.pop() else { return };
             let member = self.member_mut(at);
             // An earlier look may have made this one void.
             if member.scheduled == Some(due) {
@@ -177,10 +191,24 @@ impl Pool {
         }
     }
 
+    /// Whether time alone has changed members that were not looked at since.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.timers.peek().is_some_and(|Reverse((due, _))| *due <= now)
+    }
+
+    /// Looks at a member if time alone has changed it by `now`.
+    pub(super) fn catch_up(&mut self, at: u32, now: Timestamp) {
+        let member = self.member_mut(at);
+        if member.scheduled.is_some_and(|due| due <= now) {
+            member.scheduled = None;
+            self.refresh(at, now);
+        }
+    }
+
     /// Forgets up to `limit` sessions that have become stale.
     pub(super) fn forget_stale(&mut self, now: Timestamp, limit: usize) {
         let ages = self.settings.ages();
-        for kind in [Kind::Explicit, Kind::Fingerprint] {
+        for kind in Kind::ALL {
             for _ in 0..limit {
                 let Some(at) = self.sessions.next_stale(kind, &ages, now) else { break };
                 self.forget(at, now);

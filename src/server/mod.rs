@@ -49,6 +49,8 @@ struct Shared {
     routes: route::Routes,
     bodies: budget::BodyBudget,
     limits: limits::Limits,
+    /// Whether other machines can reach it: then nobody gets in without a key, also while there is none.
+    is_exposed: bool,
     /// What is registered; `None` without a store.
     admin: OnceLock<Admin>,
 }
@@ -97,7 +99,9 @@ impl Server {
         let bodies = budget::BodyBudget::new(settings.max_body_bytes_total);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let (routes, limits) = (route::Routes::new(), limits::Limits::default());
-        let shared = Arc::new(Shared { gateway, settings, routes, bodies, limits, admin: OnceLock::new() });
+        let is_exposed = addresses.iter().any(|address| !address.ip().to_canonical().is_loopback());
+        let shared = Shared { gateway, settings, routes, bodies, limits, is_exposed, admin: OnceLock::new() };
+        let shared = Arc::new(shared);
         Ok(Self { listeners, addresses, shared, max_connections })
     }
 

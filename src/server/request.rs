@@ -167,6 +167,9 @@ fn admit(
     if !found.route.takes(method) {
         return Err(Denial::WrongMethod { method: method.to_string(), path: shown_path(), allow });
     }
+    if shared.is_exposed && settings.client_keys.is_empty() && found.route.access() != Access::Open {
+        return Err(Denial::MissingKey);
+    }
     let client = match found.route.access() {
         Access::Open => Client::anonymous(),
         Access::Client => {

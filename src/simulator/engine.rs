@@ -171,6 +171,9 @@ impl<'a> Engine<'a> {
             }
             Event::Tick => {
                 self.pool.tick(now);
+                while self.pool.is_behind(now) {
+                    self.pool.tick(now);
+                }
                 self.again(now + TICK, Event::Tick);
             }
             Event::AskAgain(waiting) => self.ask(now, *waiting),

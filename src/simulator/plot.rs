@@ -10,12 +10,16 @@ use crate::units::{MicroUsd, Timestamp};
 use super::random::real;
 use super::report::{Report, Sample};
 
-const WIDTH: f64 = 960.0;
+const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 660.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 744.0;
 const UPPER: Panel = Panel { top: 64.0, bottom: 340.0 };
 const LOWER: Panel = Panel { top: 416.0, bottom: 600.0 };
+/// The legend, from left to right: a piece of the line, its name, and where it ends.
+const MARK: (f64, f64) = (RIGHT + 18.0, RIGHT + 48.0);
+const NAME: f64 = RIGHT + 56.0;
+const FIGURE: f64 = WIDTH - 12.0;
 const DAY_SECONDS: f64 = 86_400.0;
 
 /// Colour and dashes of each line, in the order of the strategies.
@@ -28,6 +32,9 @@ const STYLES: [(&str, &str); 7] = [
     ("#56b4e9", "9 3 2 3"),
     ("#8a6fd1", "4 2"),
 ];
+
+/// The line that no strategy can be above.
+const BOUND: &str = "optimum (bound)";
 
 /// Where a panel is, from above.
 struct Panel {
@@ -68,11 +75,8 @@ fn draw(svg: &mut String, report: &Report) -> fmt::Result {
     };
 
     head(svg, report)?;
-    let mut upper = vec![Line {
-        name: "optimum (bound)",
-        class: "line bound".to_owned(),
-        points: points(samples, start, days, &used),
-    }];
+    let mut upper =
+        vec![Line { name: BOUND, class: "line bound".to_owned(), points: points(samples, start, days, &used) }];
     upper.extend(lines(&used));
     panel(svg, &UPPER, "Used of the paid budget since Monday, %", &upper, days)?;
     let lower = lines(&unserved);
@@ -168,10 +172,10 @@ fn legend(svg: &mut String, top: f64, lines: &[Line<'_>]) -> fmt::Result {
     sorted.sort_by(|one, other| last(other).total_cmp(&last(one)));
     let mut at = top + 10.0;
     for line in sorted {
-        let (from, to, text, figure, baseline) = (RIGHT + 18.0, RIGHT + 48.0, RIGHT + 56.0, WIDTH - 12.0, at + 4.0);
+        let ((from, to), baseline) = (MARK, at + 4.0);
         writeln!(svg, "<line class=\"{}\" x1=\"{from}\" x2=\"{to}\" y1=\"{at}\" y2=\"{at}\"/>", line.class)?;
-        writeln!(svg, "<text x=\"{text}\" y=\"{baseline}\">{}</text>", line.name)?;
-        writeln!(svg, "<text x=\"{figure}\" y=\"{baseline}\" text-anchor=\"end\">{:.2}</text>", last(line))?;
+        writeln!(svg, "<text x=\"{NAME}\" y=\"{baseline}\">{}</text>", line.name)?;
+        writeln!(svg, "<text x=\"{FIGURE}\" y=\"{baseline}\" text-anchor=\"end\">{:.2}</text>", last(line))?;
         at += 22.0;
     }
     Ok(())
@@ -199,7 +203,20 @@ fn tick(value: f64, step: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Contender;
     use super::*;
+
+    /// Wide fonts take so much of a letter's height for a letter.
+    const WIDEST: f64 = 0.65 * 13.0;
+
+    #[test]
+    fn names_in_the_legend_end_before_the_figures_begin() {
+        let strategies = Contender::ALL.into_iter().map(|contender| contender.name);
+        for name in strategies.chain([BOUND]) {
+            let end = NAME + WIDEST * real(name.len() as u64);
+            assert!(end < FIGURE - WIDEST * real("100.00".len() as u64), "{name}");
+        }
+    }
 
     #[test]
     fn marks_are_round() {

@@ -1,7 +1,7 @@
 //! `POST /v1/messages`: from a request to the reply it gets.
 
 use hyper::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Options;
 use super::answer::Answer;
@@ -38,6 +38,24 @@ pub(super) fn reply(state: &State, bearer: Option<&Bearer>, body: Option<&Value>
         Some(rule) => question.scripted(&rule),
         None => question.refused().unwrap_or_else(|| question.answer(&Answer::to(&question.ask), state.options.pace)),
     }
+}
+
+/// The reply to `GET /v1/models`: two of them, to whom no rule refuses everything by a status.
+pub(super) fn models(state: &State, bearer: Option<&Bearer>, number: u64, at: Timestamp) -> Reply {
+    let Some(bearer) = bearer else {
+        return Reply::error(StatusCode::UNAUTHORIZED, "x-api-key header is required");
+    };
+    if let Some(rule) = state.script.peek(bearer, at).filter(|rule| matches!(rule.action, Action::Status { .. })) {
+        let question = Question { state, bearer, body: &Value::Null, ask: Ask::of(&Value::Null), number, at };
+        return question.refusal(&rule.action);
+    }
+    let model =
+        |id: &str| json!({ "type": "model", "id": id, "display_name": id, "created_at": "2025-09-29T00:00:00Z" });
+    let models = ["claude-sonnet-4-5", "claude-haiku-4-5"];
+    let body = json!({
+        "data": models.map(model), "has_more": false, "first_id": models[0], "last_id": models[1],
+    });
+    Reply::json(StatusCode::OK, &body)
 }
 
 impl Question<'_> {

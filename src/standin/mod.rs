@@ -20,6 +20,7 @@
 //! | `GET /standin/requests?since=N` | the [`Recorded`] requests after number `N` |
 //! | `DELETE /standin/requests` | forgets them |
 //!
+//! `GET /v1/models` lists two models to whoever has a key that no rule refuses by a status, and bills nobody.
 //! `GET /v1/organizations/...` answers with the reports of the Admin API, to keys that begin with `sk-ant-admin`.
 //!
 //! The first rule that matches a request decides; a request that no rule matches gets the default answer.

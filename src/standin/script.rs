@@ -307,6 +307,12 @@ impl Script {
         self.rules().clone()
     }
 
+    /// The first rule that applies, for a request that is none to the model and uses up nothing.
+    pub(super) fn peek(&self, bearer: &Bearer, now: Timestamp) -> Option<Rule> {
+        let ask = Ask::of(&Value::Null);
+        self.rules().iter().find(|rule| rule.applies(bearer, &ask, now)).cloned()
+    }
+
     /// The first rule that applies; uses up one of its times.
     pub(super) fn next(&self, bearer: &Bearer, ask: &Ask<'_>, now: Timestamp) -> Option<Rule> {
         let mut rules = self.rules();

@@ -117,6 +117,7 @@ async fn handle(request: Request<Incoming>, state: Arc<State>, switch: ResetSwit
         (&Method::POST, "/v1/messages/count_tokens") => {
             Reply::json(StatusCode::OK, &json!({"input_tokens": body.as_ref().map_or(0, Cache::count)}))
         }
+        (&Method::GET, "/v1/models") => messages::models(&state, bearer.as_ref(), ticket.number, at),
         (&Method::GET, path) => match path.strip_prefix("/v1/organizations/") {
             Some(what) => {
                 let secret = head.headers.get("x-api-key").and_then(|value| value.to_str().ok());

@@ -1,16 +1,36 @@
 //! The tables' history, part of the program. A step that was released is never changed; a new one is added.
 
-use sqlx::SqlStr;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{PgPool, SqlStr, SqlitePool};
+use tokio::time::sleep;
 
 const STEPS: [(i64, &str, &str); 2] = [
     (1, "tables", include_str!("migrations/0001_tables.sql")),
     (2, "alert threshold", include_str!("migrations/0002_alert_threshold.sql")),
 ];
 
-/// Knows which steps a database has taken, and takes the others. Several programs may start at once: the first one works.
-pub(super) fn migrator() -> Migrator {
-    of(&STEPS)
+/// How often the steps are tried in an SQLite file, and the pause between two tries.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Takes the steps that a database has not taken. Programs that start at the same moment wait for the first one.
+pub(super) async fn in_postgres(pool: &PgPool) -> Result<(), MigrateError> {
+    of(&STEPS).run(pool).await
+}
+
+/// The same in a file. There is nothing to wait at: whoever finds a step taken that was not a moment ago looks again. A
+/// step is taken whole or not at all.
+pub(super) async fn in_sqlite(pool: &SqlitePool) -> Result<(), MigrateError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match of(&STEPS).run(pool).await {
+            Err(MigrateError::Execute(_) | MigrateError::ExecuteMigration(..)) if tries < TRIES => sleep(PAUSE).await,
+            outcome => return outcome,
+        }
+    }
 }
 
 fn of(steps: &[(i64, &'static str, &'static str)]) -> Migrator {

@@ -153,10 +153,9 @@ impl Store {
                 return Ok(());
             }
             self.0.location.prepare()?;
-            let migrator = migrations::migrator();
             match &self.0.database {
-                Database::Sqlite(pool) => migrator.run(pool).await?,
-                Database::Postgres(pool) => migrator.run(pool).await?,
+                Database::Sqlite(pool) => migrations::in_sqlite(pool).await?,
+                Database::Postgres(pool) => migrations::in_postgres(pool).await?,
             }
             self.0.is_ready.store(true, Ordering::Release);
             Ok(())

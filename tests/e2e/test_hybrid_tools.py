@@ -14,6 +14,7 @@ from openai import OpenAI
 from harness.chat import Message, ask, assistant, system, user
 from harness.proxy import Proxy
 from harness.standin import Json, Standin
+from harness.waiting import wait_until
 
 #: Processes are counted here.
 SPARES = 0
@@ -113,6 +114,8 @@ def parts(content: str | list[Json]) -> list[Json]:
     def part(one: Json) -> Json:
         if one["type"] == "text":
             return one
+        if not one["image_url"]["url"].startswith("data:"):
+            return {"type": "image", "source": {"type": "url", "url": one["image_url"]["url"]}}
         media_type, _, data = one["image_url"]["url"].removeprefix("data:").partition(";base64,")
         return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
 
@@ -199,6 +202,38 @@ def test_any_result_arrives_as_it_was_sent(agent: Start, contents: list[object],
     one.check()
     assert one.started() == before + replayed
     assert len(one.standin.requests()) == 3
+
+
+def test_a_picture_elsewhere_arrives_as_its_address(agent: Start) -> None:
+    """The protocol of the CLI's tools has no word for it, so it is replayed."""
+    address = {"type": "image_url", "image_url": {"url": "https://example.com/a%20b.png?c=1&d"}}
+    for number, content in enumerate(([address], [{"type": "text", "text": "see"}, image(), address])):
+        one = agent("look")
+        one.messages[0] = system(f"Pictures {number}")
+        one.call(("look", {}), ("look", {}))
+        calls = one.send(user("Do it"))
+        before = one.started()
+        one.send(result(calls[0], content), result(calls[1], "beside it"))
+        one.check()
+        assert one.started() == before + 1
+        one.send(user([{"type": "text", "text": "And this?"}, address]))
+        one.check()
+        assert one.started() == before + 1
+
+
+@pytest.mark.parametrize("form", ["text", "texts"])
+def test_an_error_of_100_kB_arrives_whole(agent: Start, form: str) -> None:
+    """Clients of this dialect have no other word for an error than the text of the result."""
+    words = "Error: it failed\n  at line 7\n" * 3_600
+    one = agent("look")
+    one.call(("look", {}))
+    (call,) = one.send(user("Do it"))
+    before = one.started()
+    one.send(result(call, words if form == "text" else [{"type": "text", "text": part} for part in ("Error:", words)]))
+    one.check()
+    one.send(user("Go on"))
+    one.check()
+    assert one.started() == before
 
 
 def test_many_large_tools_go_up_word_for_word(agent: Start) -> None:
@@ -336,6 +371,48 @@ def test_a_waiting_process_that_is_killed_is_not_missed(agent: Start) -> None:
     (call,) = one.send(user("once more"))
     one.send(result(call, "c"))
     one.check()
+
+
+def test_waiting_processes_give_way_when_memory_is_short(start: Callable[..., Proxy], standin: Standin) -> None:
+    proxy = start(subscriptions=1)
+    agents = [Agent(proxy, standin, [tool("look")], system(f"Agent {number}")) for number in range(4)]
+    calls = []
+    for one in agents:
+        one.call(("look", {}), ("look", {"again": True}))
+        calls.append(one.send(user("Do it")))
+    proxy.wait_idle()
+    assert proxy.debug()["processes"]["parked"] == 4
+    config = json.loads(proxy.config_path.read_text())
+    # Less than three of them take.
+    config["claude"]["maxMemory"] = "256MiB"
+    proxy.replace_config(config)
+
+    def within() -> bool:
+        memory = proxy.debug()["memory"]
+        return memory["maxBytes"] == 256 << 20 and memory["usedBytes"] <= memory["maxBytes"]
+
+    wait_until(within, "the processes to be within their memory", 60)
+    assert proxy.debug()["processes"]["parked"] < 4
+    for number, one in enumerate(agents):
+        one.send(result(calls[number][0], f"a{number}"), result(calls[number][1], f"b{number}"))
+        one.check()
+        one.send(user("Go on"))
+        one.check()
+
+
+def test_the_order_of_tools_is_the_clients(agent: Start) -> None:
+    one = agent("look", "listen", "think")
+    before = one.started()
+    for _ in range(3):
+        one.tools = one.tools[1:] + one.tools[:1]
+        one.call(("look", {}))
+        (call,) = one.send(user("Do it"))
+        one.tools = one.tools[::-1]
+        one.send(result(call, "x"))
+        sent = [definition["name"] for definition in one.standin.last().body["tools"]]
+        assert sent == [one_tool["function"]["name"] for one_tool in one.tools]
+        one.check()
+    assert one.started() == before + 1
 
 
 def test_a_loop_of_twenty_steps_is_one_process(agent: Start) -> None:

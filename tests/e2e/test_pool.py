@@ -208,3 +208,13 @@ def test_a_fourth_request_goes_elsewhere_and_a_seventh_is_refused(start: Start, 
         for events in running:
             events.close()
     assert [one["inFlight"] for one in proxy.wait_idle()["status"]] == [0, 0]
+
+
+def test_a_warning_about_a_limit_cuts_no_answer(start: Start, standin: Standin) -> None:
+    proxy = start(subscriptions=1)
+    standin.limits({"bearer": "sub1", "five_hour": {"utilization": 0.95}, "seven_day": {"utilization": 0.6}})
+    for number in range(2):
+        seen = stream(proxy.openai(), f"question {number}")
+        assert (seen.text, seen.finish_reasons) == (f"You said: question {number}. (turn 1)", ["stop"])
+    proxy.wait_idle()
+    assert proxy.member("sub1")["excluded"] is None

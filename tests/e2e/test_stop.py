@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import httpx
 import openai
@@ -179,3 +180,25 @@ def test_a_cli_that_cannot_be_started(start: Start, standin: Standin) -> None:
     assert (caught.value.status_code, caught.value.code) == (502, "upstream_error")
     assert "/nonexistent" not in str(caught.value.body), "where things are is the operator's business"
     assert "/nonexistent/claude" in proxy.daemon.log()
+
+
+def test_what_a_killed_server_leaves_is_removed_by_the_next(start: Start, standin: Standin, tmp_path: Path) -> None:
+    killed = start(subscriptions=1, spares=1, env={"TMPDIR": str(tmp_path)})
+    ask(killed.openai(), "Hello", model="sonnet")
+    wait_until(lambda: killed.debug()["processes"]["spare"] == 1, "a spare", 60)
+    processes = killed.cli_processes()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left, "a folder to run in, and one for each process"
+    killed.disconnect()
+    killed.daemon.process.kill()
+    killed.daemon.process.wait(10)
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in processes), "its processes to be gone")
+    assert {path.name for path in tmp_path.iterdir()} >= left, "nobody was there to tidy up"
+    unrelated = tmp_path / "cli-something-else"
+    unrelated.mkdir()
+    following = start(subscriptions=1, env={"TMPDIR": str(tmp_path)})
+    assert not left & {path.name for path in tmp_path.iterdir()}
+    assert unrelated.is_dir()
+    assert ask(following.openai(), "Hello", model="sonnet").choices
+    following.stop()
+    assert list(tmp_path.iterdir()) == [unrelated]

@@ -1,6 +1,6 @@
 //! The gateway over a real pool and scripted backends: failover, retries, and leases that cannot leak.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -275,8 +275,14 @@ async fn when_to_come_back_is_known_also_when_the_attempts_are_used_up() {
     assert_eq!(reason, RefusalReason::ProviderLimited);
     assert!((48.0..=50.1).contains(&after.as_secs_f64()), "{after:?}");
     // With three attempts the fourth was not asked.
-    let (reason, after) = refused(resets(&[300, 50, 200, 100])).await;
+    let bench = resets(&[300, 50, 200, 100]);
+    let pool = bench.pool.clone();
+    let (reason, after) = refused(bench).await;
     assert_eq!((reason, after), (RefusalReason::Busy, Duration::from_secs(1)));
+    // To find that out nobody was chosen: the decisions are the attempts.
+    let chosen: BTreeSet<_> = pool.peek(|pool, _| pool.decisions().map(|decision| decision.chosen.clone()).collect());
+    assert_eq!(chosen.len(), 3, "{chosen:?}");
+    assert_eq!(pool.peek(|pool, now| (pool.decisions().count(), pool.health(now).sessions)), (3, 0));
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ Json = dict[str, Any]
 MODEL = "claude-sonnet-4-5"
 #: What a pool in trouble may answer; everything else is a mistake.
 PASSING = {429, 502, 503, 504}
+#: What a server answers that does not know the session any more.
+FORGOTTEN = 409
 #: How often a turn is tried before it counts as lost.
 TRIES = 60
 
@@ -64,19 +66,33 @@ class Habits:
     calls_tools: float = 0.25
     regenerates: float = 0.08
     names_its_session: float = 0.5
+    sends_only_what_is_new: float = 0.3
     pause: float = 0.3
 
 
 class Conversation:
-    """One client's conversation; the client keeps the history, as OpenAI's clients do."""
+    """One client's conversation; the client keeps the history, as OpenAI's clients do.
+
+    Some name a session and send only what is new. Whenever such a client cannot know what the server has heard, it sends
+    everything once more.
+    """
 
     def __init__(self, number: int, url: str, key: str, tally: Tally, habits: Habits, with_tools: bool) -> None:
         self.number, self.url, self.key, self.tally, self.habits = number, url, key, tally, habits
         self.history: list[Json] = []
         self.turns = 0
         self.options: Json = {"tools": TOOLS} if with_tools else {}
-        if random.random() < habits.names_its_session:
-            self.options["prompt_cache_key"] = f"session-{number}-{secrets.token_hex(4)}"
+        self.in_session = random.random() < habits.sends_only_what_is_new
+        #: Whether the server knows all that was said up to the last answer, and nothing else.
+        self.is_known = True
+        if self.in_session:
+            self.options["session_id"] = self.new_name()
+            tally.add("conversations of which only what is new is sent")
+        elif random.random() < habits.names_its_session:
+            self.options["prompt_cache_key"] = self.new_name()
+
+    def new_name(self) -> str:
+        return f"session-{self.number}-{secrets.token_hex(4)}"
 
     def nonce(self) -> str:
         return f"n{self.number:06d}x{self.turns}x{secrets.token_hex(4)}"
@@ -91,6 +107,10 @@ class Conversation:
         if random.random() < self.habits.regenerates:
             # Another question in its place, as if the user had edited it.
             del self.history[begun:]
+            self.is_known = False
+            if self.in_session and not begun:
+                # One turn alone would be taken for the next one.
+                self.options["session_id"] = self.new_name()
             self.tally.add("regenerated")
             await self.say()
         self.turns += 1
@@ -135,16 +155,23 @@ class Conversation:
             try:
                 if random.random() < self.habits.leaves:
                     await self.leave()
-                if random.random() < self.habits.streams:
-                    return await self.streamed()
-                return await self.whole()
+                answer = await (self.streamed() if random.random() < self.habits.streams else self.whole())
+                self.is_known = True
+                return answer
             except Passing as error:
+                self.is_known = False
                 self.tally.add(f"error {error}")
                 await asyncio.sleep(min(0.2 * (attempt + 1), 1.5))
         raise Wrong(f"conversation {self.number}: no answer within {TRIES} attempts")
 
     def body(self, stream: bool) -> Json:
-        return {"model": MODEL, "messages": self.history, "stream": stream} | self.options
+        messages = self.history
+        if self.in_session and self.is_known:
+            spoken = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+            messages = messages[spoken[-1] + 1 :] if spoken else messages
+            if spoken:
+                self.tally.add("turns sent without what was said before")
+        return {"model": MODEL, "messages": messages, "stream": stream} | self.options
 
     def client(self) -> httpx.AsyncClient:
         # A connection of its own each time: what stays open is the server's doing.
@@ -192,7 +219,7 @@ class Conversation:
     def check_status(self, answer: httpx.Response) -> None:
         if answer.status_code == 200:
             return
-        if answer.status_code in PASSING:
+        if answer.status_code in PASSING or (answer.status_code == FORGOTTEN and self.in_session):
             raise Passing(f"{answer.status_code} {answer.json()['error']['code']}")
         raise Wrong(f"conversation {self.number}: {answer.status_code} {answer.text[:500]}")
 
@@ -205,3 +232,5 @@ class Conversation:
             await asyncio.wait_for(ask, random.choice([0.01, 0.05, 0.2, 0.5, 1.0]))
         except (TimeoutError, Passing):
             pass
+        # It may have been answered all the same.
+        self.is_known = False

@@ -9,6 +9,8 @@
 //!
 //! `FAKE_CLAUDE_READY` is a file without which it is not ready after its start.
 //!
+//! As `fake-claude auth status` and `auth login` it plays the login of a profile.
+//!
 //! `FAKE_CLAUDE_USAGE` is what it answers when asked for its usage (JSON), or `hang`, `refuse` or `exit`.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, to which the rooms of the library mean nothing")]
@@ -19,11 +21,36 @@ use std::io::{BufRead as _, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{env, fs, io, process, thread};
 
+/// `auth status` tells whether a token is given; `auth login` leaves a login in the profile, as the real one does.
+fn auth(words: &[String]) {
+    let profile = env::var_os("CLAUDE_CONFIG_DIR").map(std::path::PathBuf::from);
+    let login = profile.map(|profile| profile.join(".credentials.json"));
+    match words.first().map(String::as_str) {
+        Some("status") => {
+            let by_token = env::var_os("CLAUDE_CODE_OAUTH_TOKEN").is_some();
+            let is_in = by_token || login.is_some_and(|login| login.exists());
+            let method = if by_token {
+                "oauth_token"
+            } else if is_in {
+                "claude.ai"
+            } else {
+                "none"
+            };
+            say(&format!(r#"{{"loggedIn":{is_in},"authMethod":"{method}"}}"#));
+        }
+        Some("login") => fs::write(login.expect("a profile"), "{}").expect("a login"),
+        _ => process::exit(2),
+    }
+}
+
 fn main() {
     let behaviour = env::var("FAKE_CLAUDE").unwrap_or_else(|_| "answer".to_owned());
     if behaviour == "exit-at-start" {
         eprintln!("fake-claude: cannot start");
         process::exit(3);
+    }
+    if env::args().nth(1).as_deref() == Some("auth") {
+        return auth(&env::args().skip(2).collect::<Vec<_>>());
     }
     if behaviour == "stderr-flood" {
         flood();

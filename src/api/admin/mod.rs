@@ -64,6 +64,7 @@ async fn answer(admin: &Admin, request: Request<'_>) -> Result<Reply, Error> {
         ["alerts"] if read => admin.alerts(&actor, query).await,
         ["alerts", id, "resolve"] if create => admin.resolve_alert(&actor, id).await,
         ["usage"] if read => admin.usage(&actor, query).await,
+        ["organization-usage"] if read => admin.organization_usage(&actor, query).await,
         ["activities"] if read => admin.activities(&actor, query).await,
         ["activities", id] if read => admin.activity(&actor, id).await,
         ["audit"] if read => admin.audit(&actor, query).await,
@@ -79,7 +80,9 @@ fn elsewhere(steps: &[&str], method: &Method, path: &str) -> Error {
         ["claude-accounts" | "client-keys"] => "GET, HEAD, POST, OPTIONS",
         ["claude-accounts" | "client-keys", _] => "GET, HEAD, PATCH, PUT, DELETE, OPTIONS",
         ["claude-accounts", _, "enable" | "disable" | "reset" | "test"] | ["alerts", _, "resolve"] => "POST, OPTIONS",
-        ["alerts" | "usage" | "activities" | "audit"] | ["activities", _] => "GET, HEAD, OPTIONS",
+        ["alerts" | "usage" | "organization-usage" | "activities" | "audit"] | ["activities", _] => {
+            "GET, HEAD, OPTIONS"
+        }
         _ => {
             let path = format!("/api/v1/admin/{}", path.chars().take(128).collect::<String>());
             return Denial::UnknownRoute { method: method.to_string(), path }.into();

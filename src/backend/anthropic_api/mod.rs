@@ -3,6 +3,7 @@
 //! Nothing is asked of the API but what clients ask: an account's state is learned from its answers.
 
 mod body;
+mod check;
 mod classify;
 mod limits;
 pub mod organization;
@@ -11,8 +12,10 @@ mod turn;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::{BoxFuture, FutureExt as _};
+
 use super::http::{Dialect as _, Endpoint, HttpClient, Key, Timers};
-use super::{Backend, Caller, EventStream};
+use super::{Backend, Caller, EventStream, Failure};
 use crate::conversation::{Model, Request};
 
 /// Anthropic's own address.
@@ -52,6 +55,10 @@ impl Backend for AnthropicApi {
     fn run(&self, request: &Request, _caller: &Caller) -> EventStream {
         let model = mapped(&self.models, &request.model).unwrap_or(&request.model.id);
         turn::Turn::new(Arc::clone(&request.model)).run(self.endpoint.clone(), body::body(request, model))
+    }
+
+    fn check(&self) -> BoxFuture<'static, Result<String, Failure>> {
+        check::key(self.endpoint.clone()).boxed()
     }
 }
 

@@ -57,9 +57,10 @@ pub use turn::Timers;
 pub use usage::{Polled, UsageProbe};
 
 use arc_swap::ArcSwap;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{self, StreamExt as _};
 
-use super::{Backend, Caller, EventStream};
+use super::{Backend, Caller, EventStream, Failure, FailureKind};
 use crate::conversation::{Model, Request};
 use crate::runtime::instance;
 use crate::runtime::tasks::Tasks;
@@ -234,5 +235,19 @@ impl Backend for ClaudeCliBackend {
         let job = turn::Job::new(self.launch(&request.model), request, caller);
         let turn = turn::Turn::new(job, self.spares.clone(), self.live.clone(), self.settings.timers);
         answer::run(turn, &self.tasks)
+    }
+
+    /// Asks the CLI, which looks at the profile only: whether the provider still takes the login is not known.
+    fn check(&self) -> BoxFuture<'static, Result<String, Failure>> {
+        let backend = self.clone();
+        async move {
+            let unanswered = |error: anyhow::Error| Failure::new(FailureKind::Protocol, format!("{error:#}"));
+            let login = backend.login().await.map_err(unanswered)?;
+            if !login.logged_in {
+                return Err(Failure::new(FailureKind::Unauthenticated, "nobody is logged in at its profile"));
+            }
+            Ok(format!("logged in ({})", login.auth_method.as_deref().unwrap_or("unknown method")))
+        }
+        .boxed()
     }
 }

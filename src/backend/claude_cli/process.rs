@@ -95,20 +95,13 @@ impl Process {
     /// Starts a process. It has `place` until it is gone.
     pub(super) fn start(launch: &Launch, place: Place, max_line_bytes: usize, tasks: &Tasks) -> io::Result<Self> {
         let traces = Traces::prepare(&launch.env)?;
-        ensure_folder(&launch.cwd)?;
-        #[expect(clippy::disallowed_methods, reason = "the one home of starting processes")]
-        let mut child = Command::new(&launch.command)
-            .args(&launch.args)
-            .env_clear()
-            .envs(launch.env.iter().map(|(name, value)| (name, value)))
-            .envs(traces.env())
-            .current_dir(&launch.cwd)
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
+        let mut child = match spawn(launch, &traces) {
+            Ok(child) => child,
+            Err(error) => {
+                traces.never_left();
+                return Err(error);
+            }
+        };
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(io::Error::other("a pipe of the new process is missing"));
@@ -177,6 +170,23 @@ impl Process {
     pub(super) fn stderr_tail(&self) -> String {
         self.group.stderr_tail()
     }
+}
+
+fn spawn(launch: &Launch, traces: &Traces) -> io::Result<Child> {
+    ensure_folder(&launch.cwd)?;
+    #[expect(clippy::disallowed_methods, reason = "the one home of starting processes")]
+    Command::new(&launch.command)
+        .args(&launch.args)
+        .env_clear()
+        .envs(launch.env.iter().map(|(name, value)| (name, value)))
+        .envs(traces.env())
+        .current_dir(&launch.cwd)
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
 }
 
 /// Makes the folder again that processes run in, if it is gone: on many systems what lies among the temporary files unused

@@ -48,6 +48,13 @@ impl Traces {
         [("TMPDIR", self.scratch.path().as_os_str())]
     }
 
+    /// Says that the process did not even start: its folder is empty, and goes without the descriptor that the removal of a
+    /// full one takes. For want of those the process may have failed to start.
+    pub(super) fn never_left(self) {
+        // What remains is tried as usual when this is dropped.
+        let _ = std::fs::remove_dir(self.scratch.path());
+    }
+
     /// Removes what the process `pid` has left, which has just gone. To be called at once: its id is free now, and
     /// sooner or later another process gets it.
     ///

@@ -26,7 +26,7 @@ pub(in crate::cli) enum AccountsCommand {
         #[arg(long, value_name = "ID")]
         organization: Option<String>,
     },
-    /// Ask an account for a very short answer, and tell how that went
+    /// Look whether an account could serve, by its login or its key; nothing is billed
     Test(One),
     /// Switch an account off; running answers go on
     Disable(One),
@@ -176,9 +176,9 @@ async fn test(one: &One, env: &Env) -> anyhow::Result<()> {
     let answer = office.ask(Method::POST, &path, None).await?;
     let name = cell(&account["subscription"]);
     if answer["ok"] != true {
-        bail!("`{name}` does not answer: {}", cell(&answer["error"]));
+        bail!("`{name}` cannot serve: {}", cell(&answer["error"]));
     }
-    let words = format!("`{name}` answers: {} in {} ms", cell(&answer["model"]), cell(&answer["latencyMs"]));
+    let words = format!("`{name}`: {} ({} ms)", cell(&answer["seen"]), cell(&answer["latencyMs"]));
     show(&one.at, &answer, &words);
     Ok(())
 }

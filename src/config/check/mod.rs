@@ -61,6 +61,7 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
             format!("is less than the {spares} processes that `sparesPerSubscription` asks for"),
         );
     }
+    let store = store::check(&file.store, context, findings);
     Config {
         source: context.source.clone(),
         enabled: context.pool_enabled(),
@@ -71,13 +72,13 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
         rebalancing: rebalancing(&file.rebalancing, &at("rebalancing"), context, findings),
         notifications: notifications::check(&file.notifications, context, findings),
         claude,
-        server: server::server(&file, context, findings),
+        server: server::server(&file, &store.place, context, findings),
         client_keys: client_keys::check(&file, context, findings),
         runaway_guard: file.runaway_guard,
         circuit_breaker: circuit_breaker(&file.circuit_breaker, &at("circuitBreaker"), findings),
         capacity_tracking: capacity_tracking(&file.capacity_tracking, &at("capacityTracking"), findings),
         organizations: client_keys::organizations(&file.organizations, findings),
-        store: store::check(&file.store, context, findings),
+        store,
         backends,
         routing: backends::routing(&file, findings),
         models: file.models,

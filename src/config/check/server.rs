@@ -9,17 +9,21 @@ use crate::config::model::{Queue, Server};
 use crate::config::problem::{FieldPath, Findings, Place};
 use crate::config::raw;
 use crate::config::span::{DAY, HOUR, Unit};
+use crate::config::store::StorePlace;
 
-pub(super) fn server(file: &raw::File, context: &Context<'_>, findings: &mut Findings) -> Server {
+pub(super) fn server(file: &raw::File, store: &StorePlace, context: &Context<'_>, findings: &mut Findings) -> Server {
     let section = &file.server;
     let at = FieldPath::field("server");
     let (listen, decided_by) = listen(section, context, findings);
     let keys = FieldPath::field("clientKeys");
     if !is_loopback(listen.ip()) && file.client_keys.is_empty() && !findings.is_unusable(&keys) {
-        findings.problem(
-            decided_by,
-            format!("{listen} can be reached from other machines, so `clientKeys` must say who may use it"),
-        );
+        let reach = format!("{listen} can be reached from other machines, so `clientKeys` must say who may use it");
+        if *store == StorePlace::Nowhere {
+            findings.problem(decided_by, reach);
+        } else {
+            // What is registered there is known when the program starts.
+            findings.warning(decided_by, format!("{reach}, or the store has to hold a key (`auth-pool keys create`)"));
+        }
     }
     let mut span = |name: &str, span: &crate::config::span::Span, least: Duration| {
         span.resolve(&at.key(name), Unit::Seconds, least..=DAY, findings)

@@ -6,15 +6,20 @@ use super::*;
 
 #[test]
 fn off_loopback_somebody_must_say_who_may_come_in() {
+    // Where nothing is kept no key can be registered: it has to stand in the file.
     let open = json!({"server": {"listen": "0.0.0.0:3000"}});
-    let home = Home::new();
+    let home = Home::new().with("DATABASE_URL", "none");
     let problems = home.problems(&open);
     assert!(problems[0].starts_with("server.listen: 0.0.0.0:3000 can be reached from other machines"), "{problems:?}");
-    let problems = Home::new().with("HOST", "0.0.0.0").problems(&json!({}));
+    let problems = Home::new().with("DATABASE_URL", "none").with("HOST", "0.0.0.0").problems(&json!({}));
     assert!(problems[0].starts_with("environment variable HOST: "), "{problems:?}");
     let overrides =
         Overrides { config: Some(home.dir.path().join("auth-pool.json")), listen: Some("0.0.0.0:0".to_owned()) };
     assert!(lines(load(&home.env(), &overrides))[0].starts_with("--listen: "));
+
+    // Where there is a store it may hold one, which is found out at the start.
+    let warnings = Home::new().load(&open).unwrap().warnings;
+    assert!(warnings.iter().any(|warning| warning.message.contains("`auth-pool keys create`")), "{warnings:?}");
 
     let mut closed = open;
     closed["clientKeys"] = json!([{"name": "a", "sha256": "0".repeat(64)}]);

@@ -12,6 +12,7 @@ mod selection;
 mod sessions;
 mod strategies;
 mod view;
+mod waves;
 
 use std::collections::HashMap;
 use std::sync::Arc;

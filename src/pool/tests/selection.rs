@@ -20,6 +20,14 @@ fn thirty_sessions_at_once_over_three_equal_subscriptions_get_ten_each() {
 }
 
 #[test]
+fn ten_sessions_at_once_over_three_equal_subscriptions_get_three_or_four_each() {
+    let three = (0..3).map(|number| SubscriptionSettings { max_clients: Some(4), ..member(&format!("s{number}")) });
+    let mut world = World::with(settings(three.collect()));
+    let served: Vec<_> = (0..10).map(|number| world.request(&format!("c{number}")).subscription).collect();
+    assert_eq!(spread(served), [4, 3, 3]);
+}
+
+#[test]
 fn one_off_requests_at_once_spread_like_sessions() {
     let mut world = World::new(3);
     let served: Vec<_> = (0..30).map(|_| world.one_off().subscription).collect();

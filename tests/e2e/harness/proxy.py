@@ -80,8 +80,10 @@ class Proxy:
         subscription_fields: Json | None = None,
         accounts: list[Json] | None = None,
         env: dict[str, str] | None = None,
+        launcher: list[str] | None = None,
         **sections: Any,
     ) -> None:
+        """`launcher` is a command before the program's own, which becomes the program."""
         self.folder = folder
         self.names = [f"sub{number}" for number in range(1, subscriptions + 1)]
         fields = subscription_fields or {}
@@ -105,7 +107,7 @@ class Proxy:
         self.config_path.write_text(json.dumps(config, indent=2))
         self.config_path.chmod(0o600)
         self.env = base_env(folder) | (env or {})
-        command = [str(build.program), "serve", "--listen", "127.0.0.1:0", "--config", str(self.config_path)]
+        command = [*(launcher or []), str(build.program), "serve", "--listen", "127.0.0.1:0", "--config", str(self.config_path)]
         self.daemon = Daemon(command, folder, "proxy", self.env, within=60)
         self.url = self.daemon.url
         self.pid = self.daemon.pid
@@ -117,6 +119,13 @@ class Proxy:
         client = OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=max_retries, timeout=CLIENT_TIMEOUT)
         self._clients.append(client)
         return client
+
+    def replace_config(self, config: Json) -> None:
+        """Puts another file in the place of the configuration, as editors do."""
+        new = self.config_path.with_suffix(".new")
+        new.write_text(json.dumps(config))
+        new.chmod(0o600)
+        new.rename(self.config_path)
 
     def debug(self) -> Json:
         return self.http.get("/debug/auth-pool").raise_for_status().json()

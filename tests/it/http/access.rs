@@ -109,6 +109,27 @@ async fn without_keys_the_operator_is_who_comes_from_this_machine() {
     answer.assert_error(400, kind, "invalid_value", Some("limit"));
 }
 
+/// Which subscription answered is the operator's business: the names tell how the pool is made.
+#[tokio::test]
+async fn who_answered_is_told_to_the_operator_alone() {
+    const TOLD: [&str; 2] = ["x-auth-pool-subscription", "x-auth-pool-decision"];
+    let told = async |fixture: &Fixture, stream: bool, headers: &[(&str, &str)]| {
+        let body = chat(&json!({ "stream": stream })).to_string();
+        let answer = fixture.ask("POST", CHAT, headers, body.as_bytes()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.header("x-auth-pool-cache").is_some(), "this one is everybody's");
+        TOLD.map(|name| answer.header(name).is_some())
+    };
+    let (keys, none) = (with_keys().await, start(Script::Say(vec![finished()])).await);
+    for stream in [false, true] {
+        assert_eq!(told(&keys, stream, &[("x-api-key", "sk-boss")]).await, [true; 2]);
+        assert_eq!(told(&keys, stream, &[("x-api-key", "sk-ann")]).await, [false; 2]);
+        // Without keys it is who comes from this machine, and not through a proxy.
+        assert_eq!(told(&none, stream, &[]).await, [true; 2]);
+        assert_eq!(told(&none, stream, &[("x-forwarded-for", "203.0.113.9")]).await, [false; 2]);
+    }
+}
+
 const OPERATIONS: [(&str, &str); 3] =
     [("GET", "/debug/auth-pool"), ("GET", "/debug/auth-pool/decisions"), ("POST", "/debug/auth-pool/rebalance")];
 
@@ -152,7 +173,24 @@ async fn configured_origins_get_cors_headers_and_others_none() {
     let answer = fixture.ask("POST", CHAT, &[("origin", "https://app.example")], body.as_bytes()).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
-    assert!(answer.header("access-control-expose-headers").is_some_and(|names| names.contains("x-request-id")));
+    let exposed: Vec<_> = answer.header("access-control-expose-headers").unwrap().split(", ").collect();
+    for name in [
+        "x-request-id",
+        "x-auth-pool-backend",
+        "x-auth-pool-fallback",
+        "x-auth-pool-cache",
+        "x-ratelimit-limit-requests",
+    ] {
+        assert!(exposed.contains(&name), "{name}");
+    }
+    let own = answer
+        .headers
+        .keys()
+        .map(String::as_str)
+        .filter(|name| name.starts_with("x-auth-pool-") || name.starts_with("x-ratelimit-"));
+    for name in own {
+        assert!(exposed.contains(&name), "{name} is sent and cannot be read");
+    }
     // Errors, too, must be readable for the page.
     let answer = fixture.ask("GET", "/nowhere", &[("origin", "https://app.example")], b"").await;
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
