@@ -54,6 +54,25 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The kind that is written so.
+    pub fn parse(name: &str) -> Option<Self> {
+        let all = [
+            Self::UsageThreshold,
+            Self::QuotaAlert,
+            Self::Failover,
+            Self::Rotation,
+            Self::LimitReached,
+            Self::AuthFailed,
+            Self::Recovered,
+            Self::ReplicasApart,
+            Self::Runaway,
+            Self::StoreFailed,
+        ];
+        all.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())

@@ -16,6 +16,6 @@ pub mod webhook;
 pub use channels::{Channels, ChannelsSettings};
 pub use message::{Alert, Channel, Kind, Severity};
 pub use post::{Target, signature};
-pub use rules::{Notice, Rule, Rulebook, Trigger};
+pub use rules::{Notice, Open, Rule, Rulebook, Trigger};
 pub use service::{Alerts, Settings};
 pub use webhook::{Counts, Outcome, Pace, Sender};

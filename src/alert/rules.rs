@@ -9,11 +9,15 @@
 //! minute is told at its end, in one message with a count. A thousand sessions that leave a subscription together are
 //! two messages.
 
+mod open;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+
+pub use open::Open;
 
 use super::message::{Alert, Channel, Kind, Severity, TOLERANCE, figures, number};
 use crate::pool::{Effect, Runaway, Status, UsageView};
@@ -203,7 +207,9 @@ impl Rulebook {
 
     /// Whether a crossed threshold is not over yet. If it is, that is told.
     fn holds(&self, now: Timestamp, week: &UsageView, told: &mut Told, notices: &mut Vec<Notice>) -> bool {
-        let new_week = told.week_ends.is_some_and(|end| end <= now);
+        // What was told before a restart may be of a week of which nobody knows when it ended, but this one's end is.
+        let of_older = told.week_ends.is_none() && week.week_ends.is_some_and(|end| told.at < end - WEEK);
+        let new_week = told.week_ends.is_some_and(|end| end <= now) || of_older;
         let below = week.weekly_share + TOLERANCE < told.share;
         let clearly = week.weekly_share < told.share - (told.share * HYSTERESIS.0).min(HYSTERESIS.1);
         if !(clearly || below && new_week) {

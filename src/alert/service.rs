@@ -1,7 +1,7 @@
 //! Runs the rules beside the requests.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::channels::{Channels, ChannelsSettings};
 use super::message::{Alert, Channel, Kind, Severity};
-use super::rules::{Notice, Rule, Rulebook};
+use super::rules::{Notice, Open, Rule, Rulebook};
 use super::webhook::Pace;
 use crate::pool::{Effect, UsageView};
 use crate::runtime::tasks::Tasks;
@@ -50,6 +50,7 @@ pub struct Alerts(Arc<Shared>);
 
 struct Shared {
     rules: watch::Sender<Vec<Rule>>,
+    book: Mutex<Rulebook>,
     channels: Channels,
     missed: AtomicU64,
     /// Everything that is told, for whoever keeps or shows it.
@@ -67,9 +68,11 @@ impl Alerts {
     ) -> Self {
         let Settings { rules, channels, tick, pace } = settings;
         let channels = Channels::start(channels, pace, tasks, stop);
+        let book = Mutex::new(Rulebook::new(&rules));
         let (rules, changes) = watch::channel(rules);
         let alerts = Self(Arc::new(Shared {
             rules,
+            book,
             channels,
             missed: AtomicU64::new(0),
             told: broadcast::channel(TOLD_BACKLOG).0,
@@ -94,6 +97,14 @@ impl Alerts {
             }
             changed
         });
+    }
+
+    /// Takes in what was told before a restart and is not over, while `bring_back` gives the pool back the use that it
+    /// was told of: nobody looks in between. Returns what that says, and what no rule is about any more.
+    pub fn recall<T>(&self, open: Vec<Open>, bring_back: impl FnOnce() -> T) -> (T, Vec<Open>) {
+        let mut book = self.0.book();
+        let brought = bring_back();
+        (brought, book.recall(open))
     }
 
     /// What the operator is told from now on.
@@ -140,6 +151,10 @@ impl Alerts {
 }
 
 impl Shared {
+    fn book(&self) -> MutexGuard<'_, Rulebook> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn send_everywhere(&self, alert: Alert) {
         let rules = self.rules.borrow();
         let channels = rules.iter().flat_map(|rule| rule.channels.iter().copied()).chain([Channel::Log]).collect();
@@ -164,22 +179,18 @@ struct Watch<F> {
 impl<F: Fn() -> (Timestamp, Vec<UsageView>)> Watch<F> {
     /// Ends when the pool is gone.
     async fn run(mut self, tick: Duration) {
-        let mut book = Rulebook::new(&self.changes.borrow_and_update());
         // The first tick comes at once.
         let mut ticks = interval(tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Ok(()) = self.changes.changed() => book.replace(&self.changes.borrow_and_update()),
-                _ = ticks.tick() => {
-                    let (now, weeks) = (self.weeks)();
-                    self.send(book.look(now, weeks));
-                    self.send(book.unfold(now));
-                }
+                Ok(()) = self.changes.changed() => self.shared.book().replace(&self.changes.borrow_and_update()),
+                _ = ticks.tick() => self.look(),
                 effect = self.effects.recv() => match effect {
                     Ok((now, effects)) => {
                         for effect in &*effects {
-                            self.send(book.hear(now, effect));
+                            let notices = self.shared.book().hear(now, effect);
+                            self.send(notices);
                         }
                     }
                     Err(RecvError::Lagged(missed)) => {
@@ -190,6 +201,15 @@ impl<F: Fn() -> (Timestamp, Vec<UsageView>)> Watch<F> {
                 },
             }
         }
+    }
+
+    fn look(&self) {
+        let mut book = self.shared.book();
+        let (now, weeks) = (self.weeks)();
+        let mut notices = book.look(now, weeks);
+        notices.extend(book.unfold(now));
+        drop(book);
+        self.send(notices);
     }
 
     fn send(&self, notices: Vec<Notice>) {

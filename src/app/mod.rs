@@ -35,7 +35,7 @@ use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::scratch;
 use crate::runtime::tasks::{self, Tasks};
 use crate::server::Server;
-use crate::store::Store;
+use crate::store::{Location, Serving, Store};
 use cli_watch::CliWatch;
 use http_backends::HttpBackends;
 use recording::Recording;
@@ -73,6 +73,8 @@ pub struct App {
     stop: CancellationToken,
     tasks: Tasks,
     drain_timeout: Duration,
+    /// Nobody else serves from the same store file.
+    _serving: Option<Serving>,
     /// The empty directory in which all CLI processes run; removed at the end.
     _cwd: tempfile::TempDir,
 }
@@ -83,7 +85,9 @@ impl App {
     pub async fn start(config: Config, env: Env, overrides: Overrides) -> anyhow::Result<Self> {
         let file = config;
         let redis = replicas::address(&env)?;
-        let store = store_location(&file)?.map(Store::new);
+        let location = store_location(&file)?;
+        let serving = location.as_ref().map(Location::serve).transpose()?.flatten();
+        let store = location.map(Store::new);
         let registry = Registry::open(&file, &env, store.clone()).await?;
         let (config, all_env) = registry.added_to(&file);
         registry.check_keys(&config)?;
@@ -116,7 +120,7 @@ impl App {
         }
         replicas::start(&pool, &gateway, &config, redis.as_ref(), &tasks, &stop).await;
         if let Some(recording) = &recording {
-            recording.restore(&pool, gateway.clients(), &config, &stop).await;
+            recording.restore(&pool, gateway.clients(), &alerts, &stop).await;
         }
         let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?.with_admin(admin);
         let addr = *server.addresses().first().context("the server listens nowhere")?;
@@ -150,7 +154,20 @@ impl App {
         };
         reload::start(target, file, env, overrides, &tasks, &stop);
         let server = tasks.spawn("server", server.run(drain.clone(), kill.clone()));
-        Ok(Self { gateway, claude, recording, addr, server, drain, kill, stop, tasks, drain_timeout, _cwd: cwd })
+        Ok(Self {
+            gateway,
+            claude,
+            recording,
+            addr,
+            server,
+            drain,
+            kill,
+            stop,
+            tasks,
+            drain_timeout,
+            _serving: serving,
+            _cwd: cwd,
+        })
     }
 
     /// The address that is served; its port is real also where port 0 was asked for.

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::GatewayError;
 use crate::pool::{Only, Priority};
+use crate::runtime::clock;
 use crate::units::{MicroUsd, Timestamp};
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -45,13 +46,26 @@ struct Account {
     hours: VecDeque<(i64, MicroUsd)>,
     spent: MicroUsd,
     reserved: MicroUsd,
+    /// Since when it is kept: what was spent before is not in it unless it was recalled.
+    since: Timestamp,
 }
 
 impl Clients {
     /// Takes other rules into use. What was spent stays.
     pub fn apply(&self, rules: HashMap<Arc<str>, ClientRules>) {
-        self.lock().retain(|client, _| rules.contains_key(client));
+        let now = clock::now();
+        let mut accounts = self.lock();
+        accounts.retain(|client, _| rules.contains_key(client));
+        for client in rules.keys() {
+            accounts.entry(Arc::clone(client)).or_insert_with(|| Account { since: now, ..Account::default() });
+        }
+        drop(accounts);
         self.0.rules.store(Arc::new(rules));
+    }
+
+    /// The clients that have rules, and since when it is kept what each of them spends.
+    pub fn joined(&self) -> Vec<(Arc<str>, Timestamp)> {
+        self.lock().iter().map(|(client, account)| (Arc::clone(client), account.since)).collect()
     }
 
     /// Adds what was spent before this process began.

@@ -58,6 +58,12 @@ impl State {
 }
 
 impl SharedPool {
+    /// How many of the newest records have to be read one by one, because other replicas may tell them as well. The
+    /// older ones may be read as sums.
+    pub fn may_come_twice(&self) -> usize {
+        if self.replicas().is_some() { MOST / 2 } else { 0 }
+    }
+
     /// Of what a store has kept, the oldest first, what other replicas have not told already. From now on it is known.
     pub fn uncounted<T>(&self, mut kept: Vec<T>, id: impl Fn(&T) -> &str) -> Vec<T> {
         if self.replicas().is_some() {

@@ -135,6 +135,12 @@ pub struct PastSession {
 }
 
 impl Pool {
+    /// The subscriptions, and when each came as somebody of whom nothing was known. One that was removed and comes back
+    /// before it was forgotten is the same.
+    pub fn joined(&self) -> Vec<(Arc<str>, Timestamp)> {
+        self.order.iter().map(|&at| (self.member(at).id(), self.member(at).joined)).collect()
+    }
+
     /// What has been learned of each subscription.
     pub fn learned(&self, now: Timestamp) -> Vec<(Arc<str>, Learned)> {
         self.order.iter().map(|&at| (self.member(at).id(), self.learned_of(at, now))).collect()

@@ -69,6 +69,8 @@ pub(super) struct Subscription {
     pub(super) removed: Option<Timestamp>,
     /// When it was last switched on or off, or came into the pool.
     pub(super) switched_at: Timestamp,
+    /// When it came into the pool as somebody new, of whom nothing was known.
+    pub(super) joined: Timestamp,
     pub(super) in_flight: u32,
     /// Requests in flight that hold a client slot of their own.
     pub(super) own_slots: u32,
@@ -145,6 +147,7 @@ impl Subscription {
             quarantine: None,
             removed: None,
             switched_at: now,
+            joined: now,
             in_flight: 0,
             own_slots: 0,
             reserved: MicroUsd::ZERO,

@@ -151,7 +151,7 @@ impl Store {
         sql.filter("status =", filter.status.map(ActivityStatus::as_str));
         sql.filter("started_at >=", filter.from);
         sql.filter("started_at <", filter.until);
-        self.page(sql, page, read).await
+        self.long_page(sql, page, read).await
     }
 
     /// An activity by its id.
@@ -159,6 +159,19 @@ impl Store {
         let mut sql = select();
         sql.filter("id =", Some(id)).filter("organization_id =", scope.organization());
         self.fetch(sql).await?.first().map(read).transpose()
+    }
+
+    /// Says of activities that they run: those that were said to be interrupted are not.
+    pub async fn touch_activities(&self, ids: &[String], now: Timestamp) -> Result<()> {
+        let (running, interrupted) = (ActivityStatus::Running.as_str(), ActivityStatus::Interrupted.as_str());
+        for ids in ids.chunks(BATCH) {
+            let mut sql = Sql::new("UPDATE activities SET status = ");
+            sql.bind(running).push(", completed_at = NULL, updated_at = ").bind(now);
+            sql.push(" WHERE status IN (").bind(running).push(", ").bind(interrupted).push(")");
+            sql.one_of("id", ids);
+            self.execute(sql).await?;
+        }
+        Ok(())
     }
 
     /// Says of activities that are still running, and were last heard of before `quiet_since`, that nobody knows what

@@ -8,7 +8,13 @@ use super::{Page, Paged, Result, Scope, Store};
 use crate::units::Timestamp;
 
 const COLUMNS: &str = "id, organization_id, account, kind, severity, message, current_value, limit_value, percentage, \
-                       quota_type, created_at, resolved_at";
+                       quota_type, threshold, created_at, resolved_at";
+
+/// Alerts that one statement closes.
+const CLOSED_AT_ONCE: usize = 500;
+
+/// How far two words of the same threshold may be apart, in percent.
+const ROUNDING: f64 = 0.001;
 
 /// An alert.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -36,6 +42,8 @@ pub struct Alert {
     pub percentage: Option<f64>,
     /// What is measured, for example `weekly_budget`.
     pub quota_type: Option<String>,
+    /// The share, in percent, from which on it is told.
+    pub threshold: Option<f64>,
     /// When it was raised.
     pub created_at: Timestamp,
     /// When what it told of was over.
@@ -73,9 +81,27 @@ impl Store {
         self.transaction(alerts.iter().map(insert).collect()).await.map(drop)
     }
 
-    /// Says that what the open alerts of a kind told of a subscription was over at `at`. Returns how many there were.
-    pub async fn resolve_alerts(&self, account: Option<&str>, kind: &str, at: Timestamp) -> Result<u64> {
-        self.execute(resolve(account, kind, at)).await
+    /// Says that what the open alerts of a kind told of a subscription was over at `at`; where a threshold is named, only
+    /// of that one. Returns how many there were.
+    pub async fn resolve_alerts(
+        &self,
+        account: Option<&str>,
+        kind: &str,
+        threshold: Option<f64>,
+        at: Timestamp,
+    ) -> Result<u64> {
+        self.execute(resolve(account, kind, threshold, at)).await
+    }
+
+    /// Says of these alerts that they are over. Those that were over before keep their time. Returns how many were not.
+    pub async fn close_alerts(&self, ids: &[String], at: Timestamp) -> Result<u64> {
+        let mut closed = 0;
+        for ids in ids.chunks(CLOSED_AT_ONCE) {
+            let mut sql = Sql::new("UPDATE quota_alerts SET resolved_at = ");
+            sql.bind(at).push(" WHERE resolved_at IS NULL").one_of("id", ids);
+            closed += self.execute(sql).await?;
+        }
+        Ok(closed)
     }
 
     /// Says of one alert that it is over. One that was over before keeps its time. Returns whether it exists.
@@ -101,7 +127,7 @@ impl Store {
             Some(false) => sql.push(" AND resolved_at IS NULL"),
             None => &mut sql,
         };
-        self.page(sql, page, read).await
+        self.long_page(sql, page, read).await
     }
 }
 
@@ -121,6 +147,7 @@ pub(super) fn insert(alert: &Alert) -> Sql {
             alert.limit_value.into(),
             alert.percentage.into(),
             (&alert.quota_type).into(),
+            alert.threshold.into(),
             alert.created_at.into(),
             alert.resolved_at.into(),
         ],
@@ -129,13 +156,16 @@ pub(super) fn insert(alert: &Alert) -> Sql {
     sql
 }
 
-pub(super) fn resolve(account: Option<&str>, kind: &str, at: Timestamp) -> Sql {
+pub(super) fn resolve(account: Option<&str>, kind: &str, threshold: Option<f64>, at: Timestamp) -> Sql {
     let mut sql = Sql::new("UPDATE quota_alerts SET resolved_at = ");
     sql.bind(at).push(" WHERE resolved_at IS NULL AND kind = ").bind(kind);
     match account {
         Some(account) => sql.push(" AND account = ").bind(account),
         None => sql.push(" AND account IS NULL"),
     };
+    if let Some(threshold) = threshold {
+        sql.push(" AND ABS(threshold - ").bind(Some(threshold)).push(") <= ").bind(Some(ROUNDING));
+    }
     sql.filter("created_at <=", Some(at));
     sql
 }
@@ -152,6 +182,7 @@ fn read(row: &Row) -> Result<Alert> {
         limit_value: row.maybe_int("limit_value")?,
         percentage: row.maybe_real("percentage")?,
         quota_type: row.maybe_text("quota_type")?,
+        threshold: row.maybe_real("threshold")?,
         created_at: row.time("created_at")?,
         resolved_at: row.maybe_time("resolved_at")?,
     })

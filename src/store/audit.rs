@@ -84,7 +84,7 @@ impl Store {
         sql.filter("target =", filter.target.as_deref());
         sql.filter("at >=", filter.from);
         sql.filter("at <", filter.until);
-        self.page(sql, page, read).await
+        self.long_page(sql, page, read).await
     }
 }
 

@@ -43,7 +43,7 @@ pub struct Dropped {
 #[derive(Clone, Debug)]
 pub(super) enum AlertChange {
     Raised(Alert),
-    Resolved { account: Option<String>, kind: String, at: Timestamp },
+    Resolved { account: Option<String>, kind: String, threshold: Option<f64>, at: Timestamp },
 }
 
 /// See the module's description.
@@ -189,7 +189,9 @@ impl Batch {
         statements.extend(self.states.iter().map(remembered::put_state));
         statements.extend(self.alerts.iter().map(|change| match change {
             AlertChange::Raised(raised) => alert::insert(raised),
-            AlertChange::Resolved { account, kind, at } => alert::resolve(account.as_deref(), kind, *at),
+            AlertChange::Resolved { account, kind, threshold, at } => {
+                alert::resolve(account.as_deref(), kind, *threshold, *at)
+            }
         }));
         statements
     }

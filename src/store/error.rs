@@ -19,6 +19,9 @@ pub enum StoreError {
         /// What the system said.
         error: io::Error,
     },
+    /// Another program serves from the same SQLite file.
+    #[error("another program serves from {0} already: stop it, or give this one a file of its own")]
+    InUse(String),
     /// The tables could not be brought up to date.
     #[error("the tables cannot be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
@@ -48,7 +51,7 @@ impl StoreError {
     /// Whether trying the same again later can help.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::TimedOut | Self::Directory { .. } | Self::Migration(_) => true,
+            Self::TimedOut | Self::Directory { .. } | Self::InUse(_) | Self::Migration(_) => true,
             Self::Database(error) => !matches!(
                 error,
                 sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Encode(_)

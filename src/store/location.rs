@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
@@ -58,7 +59,9 @@ impl Location {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY_TIMEOUT)
-            .foreign_keys(true);
+            .foreign_keys(true)
+            // A batch is 50 kB of text, and the writer itself says when one takes long.
+            .disable_statement_logging();
         Self::Sqlite { path, options: Box::new(options) }
     }
 
@@ -73,7 +76,7 @@ impl Location {
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let options = PgConnectOptions::from_str(url).map_err(|_| LocationError::NotPostgres)?;
-            let options = options.application_name("auth-pool");
+            let options = options.application_name("auth-pool").disable_statement_logging();
             return Ok(Self::Postgres { options: Box::new(options) });
         }
         Err(LocationError::UnknownScheme)
@@ -94,7 +97,7 @@ impl Location {
     }
 }
 
-fn create(path: &Path) -> std::io::Result<()> {
+pub(super) fn create(path: &Path) -> std::io::Result<()> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }

@@ -6,7 +6,10 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{PgPool, SqlStr, SqlitePool};
 use tokio::time::sleep;
 
-const STEPS: [(i64, &str, &str); 1] = [(1, "tables", include_str!("migrations/0001_tables.sql"))];
+const STEPS: [(i64, &str, &str); 2] = [
+    (1, "tables", include_str!("migrations/0001_tables.sql")),
+    (2, "alert threshold", include_str!("migrations/0002_alert_threshold.sql")),
+];
 
 /// How often the steps are tried in an SQLite file, and the pause between two tries.
 const TRIES: u32 = 20;
@@ -55,8 +58,11 @@ mod tests {
         };
         first.put_sessions(std::slice::from_ref(&entry)).await.unwrap();
 
-        let later =
-            [STEPS[0], (2, "later", "ALTER TABLE sticky_sessions ADD COLUMN note TEXT NOT NULL DEFAULT 'none'")];
+        let later = [
+            STEPS[0],
+            STEPS[1],
+            (3, "later", "ALTER TABLE sticky_sessions ADD COLUMN note TEXT NOT NULL DEFAULT 'none'"),
+        ];
         let super::super::Database::Sqlite(pool) = &first.0.database else { panic!("a file") };
         // Twice: what is done is left alone.
         for _ in 0..2 {
@@ -69,6 +75,6 @@ mod tests {
 
         let refused = Store::open(Location::file(&path)).await.map(drop).unwrap_err();
         assert!(matches!(refused, StoreError::Migration(_)), "{refused}");
-        assert!(refused.to_string().contains('2'), "{refused}");
+        assert!(refused.to_string().contains('3'), "{refused}");
     }
 }

@@ -16,7 +16,9 @@ mod migrations;
 mod page;
 mod remembered;
 mod retention;
+mod serving;
 mod sql;
+mod sums;
 mod usage;
 mod writer;
 
@@ -29,7 +31,7 @@ use futures_util::future::FutureExt as _;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{PgPool, SqlitePool};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
 pub use account::Account;
@@ -43,6 +45,8 @@ pub use location::{Location, LocationError};
 pub use page::{Page, Paged, Scope};
 pub use remembered::{StickySession, SubscriptionState};
 pub use retention::{Pruned, Retention};
+pub use serving::Serving;
+pub use sums::{SumOf, UsageSum};
 pub use usage::{UsageFilter, UsageGroup, UsageRecord, UsageTotals};
 pub use writer::{Health, Watch, Writer};
 
@@ -50,6 +54,9 @@ use sql::{Row, Sql};
 
 /// Connections to PostgreSQL, and readers of an SQLite file, at the same time.
 const CONNECTIONS: u32 = 6;
+
+/// Lists and sums that may be read at the same time, so that there is a connection for everything else.
+const READERS: usize = 3;
 
 /// How long a call waits for one of them.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -73,6 +80,8 @@ struct Shared {
     is_ready: AtomicBool,
     /// Held by whoever makes the tables.
     preparing: Mutex<()>,
+    /// Lists and sums that are read at the same time.
+    readers: Semaphore,
 }
 
 enum Database {
@@ -93,21 +102,37 @@ impl Store {
 
     /// A store at `location`. Connects when it is first used: a database that is gone does not fail this.
     pub fn new(location: Location) -> Self {
+        Self::with_connections(location, CONNECTIONS)
+    }
+
+    /// The same store, with a connection that nobody else uses.
+    fn apart(&self) -> Self {
+        Self::with_connections(self.0.location.clone(), 1)
+    }
+
+    fn with_connections(location: Location, connections: u32) -> Self {
         let database = match &location {
             Location::Sqlite { options, .. } => Database::Sqlite(
                 SqlitePoolOptions::new()
-                    .max_connections(CONNECTIONS)
+                    .max_connections(connections)
                     .acquire_timeout(CONNECT_LIMIT)
                     .connect_lazy_with((**options).clone()),
             ),
             Location::Postgres { options } => Database::Postgres(
                 PgPoolOptions::new()
-                    .max_connections(CONNECTIONS)
+                    .max_connections(connections)
                     .acquire_timeout(CONNECT_LIMIT)
+                    .after_connect(|connection, _| {
+                        // A call that nobody waits for any more ends at the server too.
+                        let limit = format!("SET statement_timeout = {}", Self::CALL_LIMIT.as_millis());
+                        async move { sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(connection).await.map(drop) }
+                            .boxed()
+                    })
                     .connect_lazy_with((**options).clone()),
             ),
         };
-        Self(Arc::new(Shared { database, location, is_ready: AtomicBool::new(false), preparing: Mutex::new(()) }))
+        let (is_ready, preparing, readers) = (AtomicBool::new(false), Mutex::new(()), Semaphore::new(READERS));
+        Self(Arc::new(Shared { database, location, is_ready, preparing, readers }))
     }
 
     /// A store whose tables are there and up to date.
@@ -143,9 +168,9 @@ impl Store {
         &self.0.location
     }
 
-    /// Whether the database answers.
+    /// Whether the database answers, and has our tables.
     pub async fn ping(&self) -> Result<()> {
-        self.fetch(Sql::new("SELECT 1 AS one")).await.map(drop)
+        self.fetch(Sql::new("SELECT id FROM claude_accounts LIMIT 1")).await.map(drop)
     }
 
     /// Ends every connection. An SQLite file is left tidy.
@@ -168,6 +193,16 @@ impl Store {
                 Database::Sqlite(pool) => sql.fetch_sqlite(pool).await,
                 Database::Postgres(pool) => sql.fetch_postgres(pool).await,
             }
+        })
+        .await
+    }
+
+    /// The same for one that may take long: only some of them run at a time.
+    async fn read_much(&self, sql: Sql) -> Result<Vec<Row>> {
+        limited(async {
+            // Nobody closes it.
+            let _turn = self.0.readers.acquire().await.ok();
+            self.fetch(sql).await
         })
         .await
     }
@@ -243,15 +278,19 @@ impl Store {
     }
 
     /// One page of what `sql` asks for, ordered by id, the newest first. `sql` ends within its conditions.
-    async fn page<T>(&self, mut sql: Sql, page: &Page, read: impl Fn(&Row) -> Result<T>) -> Result<Paged<T>>
+    async fn page<T>(&self, sql: Sql, page: &Page, read: impl Fn(&Row) -> Result<T>) -> Result<Paged<T>>
     where
         T: page::Item,
     {
-        let limit = page.limit.clamp(1, Page::LARGEST);
-        sql.filter("id <", page.after.as_deref());
-        sql.push(" ORDER BY id DESC LIMIT ").bind(i64::from(limit) + 1);
-        let rows = self.fetch(sql).await?;
-        Ok(page::paged(rows.iter().map(read).collect::<Result<_>>()?, limit as usize))
+        page::paged(&self.fetch(page::of(sql, page)).await?, page, read)
+    }
+
+    /// The same of a table that grows with every request.
+    async fn long_page<T>(&self, sql: Sql, page: &Page, read: impl Fn(&Row) -> Result<T>) -> Result<Paged<T>>
+    where
+        T: page::Item,
+    {
+        page::paged(&self.read_much(page::of(sql, page)).await?, page, read)
     }
 }
 

@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+use super::Result;
+use super::sql::{Row, Sql};
+
 /// Which part of a list is asked for. Lists begin with the newest entry, and entries that come meanwhile move nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
@@ -38,12 +41,27 @@ pub(super) trait Item {
     fn id(&self) -> &str;
 }
 
+impl Page {
+    fn size(&self) -> u32 {
+        self.limit.clamp(1, Self::LARGEST)
+    }
+}
+
+/// The statement that reads a page and one entry more. `sql` ends within its conditions.
+pub(super) fn of(mut sql: Sql, page: &Page) -> Sql {
+    sql.filter("id <", page.after.as_deref());
+    sql.push(" ORDER BY id DESC LIMIT ").bind(i64::from(page.size()) + 1);
+    sql
+}
+
 /// A page, from one entry more than it has, if there are so many.
-pub(super) fn paged<T: Item>(mut items: Vec<T>, limit: usize) -> Paged<T> {
+pub(super) fn paged<T: Item>(rows: &[Row], page: &Page, read: impl Fn(&Row) -> Result<T>) -> Result<Paged<T>> {
+    let mut items = rows.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let limit = page.size() as usize;
     let more = items.len() > limit;
     items.truncate(limit);
     let next = items.last().filter(|_| more).map(|last| last.id().to_owned());
-    Paged { items, next }
+    Ok(Paged { items, next })
 }
 
 /// Whose entries are meant. Entries outside of it are not there: not in lists, not by id.

@@ -7,8 +7,16 @@ use super::usage::DAY;
 use super::{Database, Result, Store};
 use crate::units::Timestamp;
 
-/// Days that are summed up in one go at most, so that no transaction becomes large.
-const DAYS_A_TURN: u32 = 7;
+/// Rows that one transaction moves or removes: it takes a moment however much there is, and lets writers in after it.
+const TURN: u32 = 5000;
+
+/// What grows without end, and what its age is told by.
+const TABLES: [(&str, &str); 4] = [
+    ("activities", "started_at"),
+    ("quota_alerts", "created_at"),
+    ("audit_log", "at"),
+    ("sticky_sessions", "last_used"),
+];
 
 /// How long things are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,41 +48,62 @@ impl Store {
     /// Sums up and removes what is too old at `now`.
     pub async fn prune(&self, now: Timestamp, retention: &Retention) -> Result<Pruned> {
         let usage = self.sum_up_usage(now - retention.usage.max(DAY * 8)).await?;
-        let delete = |table: &str, column: &str, age: Duration| {
-            let mut sql = Sql::new("DELETE FROM ");
-            sql.push(table).push(" WHERE ").push(column).push(" < ").bind(now - age);
-            sql
-        };
-        let statements = vec![
-            delete("usage_days", "day", retention.usage_days),
-            delete("activities", "started_at", retention.activities),
-            delete("quota_alerts", "created_at", retention.alerts),
-            delete("audit_log", "at", retention.audit),
-            delete("sticky_sessions", "last_used", retention.sessions),
-        ];
-        let others = self.transaction(statements).await?.into_iter().sum();
+        let ages = [retention.activities, retention.alerts, retention.audit, retention.sessions];
+        // One row a day, subscription, client and model: few.
+        let mut days = Sql::new("DELETE FROM usage_days WHERE day < ");
+        days.bind(now - retention.usage_days);
+        let mut others = self.execute(days).await?;
+        for ((table, time), age) in TABLES.into_iter().zip(ages) {
+            others += self.remove(table, time, now - age).await?;
+        }
         Ok(Pruned { usage, others })
     }
 
-    /// Replaces the records of whole days (UTC) before `before` by their sums. Some days at a time: nothing is lost or
+    /// Removes what is older than `before`, some at a time: what is gone stays gone if it ends in between.
+    async fn remove(&self, table: &str, time: &str, before: Timestamp) -> Result<u64> {
+        let mut removed = 0;
+        loop {
+            let mut sql = Sql::new("DELETE FROM ");
+            sql.push(table).push(" WHERE id IN (SELECT id FROM ").push(table);
+            sql.push(" WHERE ").push(time).push(" < ").bind(before);
+            sql.push(" ORDER BY ").push(time).push(" LIMIT ").bind(i64::from(TURN)).push(")");
+            let count = self.execute(sql).await?;
+            removed += count;
+            if count < u64::from(TURN) {
+                return Ok(removed);
+            }
+        }
+    }
+
+    /// Replaces the records of whole days (UTC) before `before` by their sums. Some records at a time: nothing is lost or
     /// counted twice if it ends in between.
     async fn sum_up_usage(&self, before: Timestamp) -> Result<u64> {
         let end = start_of_day(before);
         let mut removed = 0;
         loop {
-            let oldest = self.fetch(Sql::new("SELECT MIN(at) AS oldest FROM usage_records")).await?;
-            let oldest = oldest.first().map(|row| row.maybe_time("oldest")).transpose()?.flatten();
-            let Some(from) = oldest.map(start_of_day).filter(|from| *from < end) else { return Ok(removed) };
-            let until = (from + DAY * DAYS_A_TURN).min(end);
-            // Two programs that do this at the same time would both count what both read.
+            let Some(until) = self.turn_until(end).await? else { return Ok(removed) };
+            // Two programs that do this at the same time would both count what both read, and a record that comes in
+            // between would be removed but not counted.
             let mut statements = match self.0.database {
                 Database::Sqlite(_) => Vec::new(),
-                Database::Postgres(_) => vec![Sql::new("LOCK TABLE usage_days IN SHARE ROW EXCLUSIVE MODE")],
+                Database::Postgres(_) => vec![
+                    Sql::new("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"),
+                    Sql::new("LOCK TABLE usage_days IN SHARE ROW EXCLUSIVE MODE"),
+                ],
             };
             statements.extend([sum_up(until), forget(until)]);
             let changed = self.transaction(statements).await?;
             removed += changed.last().copied().unwrap_or_default();
         }
+    }
+
+    /// Before when some thousand records lie that are older than `end`; `None` if there is none.
+    async fn turn_until(&self, end: Timestamp) -> Result<Option<Timestamp>> {
+        let mut sql = Sql::new("SELECT MAX(at) AS latest FROM (SELECT at FROM usage_records WHERE at < ");
+        sql.bind(end).push(" ORDER BY at LIMIT ").bind(i64::from(TURN)).push(") AS oldest");
+        let latest = self.fetch(sql).await?.first().map(|row| row.maybe_time("latest")).transpose()?.flatten();
+        // All that were made in the same millisecond go together.
+        Ok(latest.map(|latest| latest + Duration::from_millis(1)))
     }
 }
 

@@ -69,6 +69,15 @@ impl Sql {
         self
     }
 
+    /// Adds ` AND <column> IN (...)`. There must be values, and not too many: each is bound.
+    pub(super) fn one_of(&mut self, column: &str, values: &[String]) -> &mut Self {
+        self.push(" AND ").push(column).push(" IN (");
+        for (index, value) in values.iter().enumerate() {
+            self.push(if index == 0 { "" } else { ", " }).bind(value);
+        }
+        self.push(")")
+    }
+
     pub(super) async fn fetch_sqlite(self, pool: &SqlitePool) -> Result<Vec<Row>> {
         let rows = self.sqlite().fetch_all(pool).await?;
         Ok(rows.into_iter().map(Row::Sqlite).collect())

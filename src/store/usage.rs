@@ -112,7 +112,7 @@ impl Store {
         let mut sql = Sql::new("SELECT ");
         sql.push(COLUMNS).push(" FROM usage_records WHERE TRUE");
         conditions(&mut sql, filter, "at");
-        self.page(sql, page, read).await
+        self.long_page(sql, page, read).await
     }
 
     /// Sums, the dearest first. Days that are kept as sums only belong to a range if they begin in it.
@@ -147,7 +147,7 @@ impl Store {
         sql.push(" FROM usage_days WHERE TRUE");
         conditions(&mut sql, filter, "day");
         sql.push(") AS everything GROUP BY bucket ORDER BY cost DESC, bucket");
-        self.fetch(sql).await?.iter().map(read_totals).collect()
+        self.read_much(sql).await?.iter().map(read_totals).collect()
     }
 
     /// What subscriptions used since `from`, the oldest first: what budgets are reckoned from. `after` names the last
@@ -211,7 +211,7 @@ fn conditions(sql: &mut Sql, filter: &UsageFilter, time: &str) {
     sql.filter(&format!("{time} <"), filter.until);
 }
 
-fn tokens(row: &Row) -> Result<Usage> {
+pub(super) fn tokens(row: &Row) -> Result<Usage> {
     Ok(Usage {
         input: row.count("input_tokens")?,
         output: row.count("output_tokens")?,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -34,6 +34,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// A store that takes longer than this for a batch is slow.
 const SLOW: Duration = Duration::from_secs(2);
 
+/// How often a store that has nothing to do is asked whether it is there.
+const IDLE_CHECK: Duration = Duration::from_secs(3);
+
 /// How the store is doing. Shows no password.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -42,7 +45,7 @@ pub struct Health {
     pub kind: &'static str,
     /// Where it is.
     pub location: String,
-    /// Whether the last batch was written, and in time.
+    /// Whether the last batch was written, and in time, and the store has answered since.
     pub ok: bool,
     /// Since when it has not been so.
     pub failing_since: Option<Timestamp>,
@@ -64,6 +67,8 @@ pub struct Writer(Arc<Shared>);
 
 struct Shared {
     store: Store,
+    /// Its own connection: whoever reads much cannot keep it from writing.
+    own: Store,
     buffer: Mutex<Buffer>,
     /// Something waits.
     wake: Notify,
@@ -84,8 +89,10 @@ struct State {
 impl Writer {
     /// A buffer in front of `store`. Nothing is written before [`Writer::run`].
     pub fn new(store: Store, bounds: Bounds) -> Self {
+        let own = store.apart();
         Self(Arc::new(Shared {
             store,
+            own,
             buffer: Mutex::new(Buffer::new(bounds)),
             wake: Notify::new(),
             state: watch::Sender::default(),
@@ -123,9 +130,9 @@ impl Writer {
         self.put(|buffer| buffer.add_alert(AlertChange::Raised(alert)));
     }
 
-    /// Keeps that what alerts of a kind told of a subscription is over.
-    pub fn resolve_alerts(&self, account: Option<String>, kind: String, at: Timestamp) {
-        self.put(|buffer| buffer.add_alert(AlertChange::Resolved { account, kind, at }));
+    /// Keeps that what alerts of a kind told of a subscription is over; where a threshold is named, only of that one.
+    pub fn resolve_alerts(&self, account: Option<String>, kind: String, threshold: Option<f64>, at: Timestamp) {
+        self.put(|buffer| buffer.add_alert(AlertChange::Resolved { account, kind, threshold, at }));
     }
 
     fn put(&self, change: impl FnOnce(&mut Buffer)) {
@@ -167,7 +174,7 @@ impl Writer {
         let mut pause = FIRST_PAUSE;
         loop {
             if pending.len() == 0 {
-                if self.buffer().len() == 0 && self.0.end.run_until_cancelled(self.0.wake.notified()).await.is_none() {
+                if self.buffer().len() == 0 && self.0.end.run_until_cancelled(self.idle()).await.is_none() {
                     return;
                 }
                 // What came while the last batch was written has waited for long enough.
@@ -191,13 +198,36 @@ impl Writer {
         }
     }
 
+    /// Waits until something comes. Meanwhile the store is asked now and then whether it is there: nobody else would
+    /// notice, and what says that it is well is believed.
+    async fn idle(&self) {
+        let asking = async {
+            loop {
+                sleep(IDLE_CHECK).await;
+                match timeout(SLOW, self.0.own.ping()).await {
+                    Ok(outcome) => self.report(&outcome),
+                    Err(_) => self.fail(format!("it has not answered within {} s", SLOW.as_secs())),
+                }
+            }
+        };
+        tokio::select! {
+            () = self.0.wake.notified() => {}
+            () = asking => {}
+        }
+    }
+
+    /// Ends every connection. To be called when [`Writer::run`] has ended, or nobody waits for it any more.
+    pub async fn close(&self) {
+        tokio::join!(self.0.own.close(), self.0.store.close());
+    }
+
     /// Returns whether it is written.
     async fn write(&self, batch: &Batch) -> bool {
         let begun = Instant::now();
         let mut write = std::pin::pin!(async {
             // What budgets follow from does not wait for the rest. Either part may be written again.
-            self.0.store.transaction(batch.usage()).await?;
-            self.0.store.transaction(batch.others()).await
+            self.0.own.transaction(batch.usage()).await?;
+            self.0.own.transaction(batch.others()).await
         });
         let outcome: Result<_> = tokio::select! {
             outcome = &mut write => outcome,

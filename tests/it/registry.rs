@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 
 use super::reload::{file, member};
 
+mod restart;
+
 const ONE: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const TWO: &str = "f00102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const TOKEN: &str = "sk-ant-oat01-nobody-may-ever-see-this-token";

@@ -356,3 +356,34 @@ mod properties {
         }
     }
 }
+
+fn open(kind: Kind, threshold: f64, at: Timestamp) -> Open {
+    Open { subscription: "sub1".into(), kind, threshold, at }
+}
+
+#[test]
+fn what_was_told_before_a_restart_is_not_repeated_and_its_end_is_told() {
+    let mut book = Rulebook::new(&quota());
+    // The emergency was told when the week jumped there; what lies below it was not told, and is not told now.
+    let before = [open(Kind::QuotaAlert, 100.0, NOW - DAY), open(Kind::QuotaAlert, 42.0, NOW - DAY)];
+    let strangers = book.recall(before.clone());
+    assert_eq!(strangers, [before[1].clone()], "no rule is about it");
+    walk(
+        &mut book,
+        &[
+            (Duration::ZERO, 101.0, None, &[]),
+            (DAY, 96.0, None, &[]),
+            (DAY, 94.0, None, &[(100.0, OVER)]),
+            (DAY, 101.0, None, &[(100.0, EMERGENCY)]),
+        ],
+    );
+}
+
+#[test]
+fn what_was_told_in_a_week_that_ended_meanwhile_is_over() {
+    let mut book = Rulebook::new(&quota());
+    let told_at = NOW - DAY * 5;
+    book.recall([open(Kind::QuotaAlert, 80.0, told_at), open(Kind::QuotaAlert, 95.0, told_at)]);
+    // The week that now runs began yesterday, and has come above the first level again.
+    walk(&mut book, &[(Duration::ZERO, 85.0, Some(NOW + DAY * 6), &[(95.0, OVER), (80.0, WARNING)])]);
+}

@@ -9,6 +9,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::restore::Recalled;
+use super::running::Running;
 use crate::alert::{self, Alerts, Severity};
 use crate::gateway::{Progress, ProgressState, Recorder, SharedPool, Used};
 use crate::pool::{Effect, Learned, PastSession};
@@ -16,12 +18,20 @@ use crate::runtime::clock;
 use crate::store::{Activity, ActivityStatus, Alert, StickySession, SubscriptionState, UsageRecord, Writer, new_id};
 
 /// Takes what requests leave behind into the store's buffer.
-pub struct Keeper(Writer);
+pub struct Keeper {
+    writer: Writer,
+    running: Running,
+}
 
 impl Keeper {
     /// Keeps it with `writer`.
-    pub const fn new(writer: Writer) -> Self {
-        Self(writer)
+    pub fn new(writer: Writer) -> Self {
+        Self { writer, running: Running::default() }
+    }
+
+    /// What runs, as it is told.
+    pub(super) fn running(&self) -> Running {
+        self.running.clone()
     }
 }
 
@@ -33,7 +43,7 @@ fn organization_of(client: &str) -> Option<String> {
 impl Recorder for Keeper {
     fn used(&self, used: Used<'_>) {
         let request = used.request;
-        self.0.add_usage(UsageRecord {
+        self.writer.add_usage(UsageRecord {
             id: used.id.to_string(),
             organization_id: organization_of(&request.client),
             subscription: used.subscription.to_string(),
@@ -57,8 +67,9 @@ impl Recorder for Keeper {
             ProgressState::Cancelled => ActivityStatus::Cancelled,
         };
         let is_over = status != ActivityStatus::Running;
+        self.running.note(progress.id, is_over);
         let took = progress.updated_at.since(progress.started_at).as_millis();
-        self.0.put_activity(Activity {
+        self.writer.put_activity(Activity {
             id: progress.id.to_string(),
             organization_id: organization_of(&progress.client),
             client: progress.client.to_string(),
@@ -80,7 +91,7 @@ impl Recorder for Keeper {
     }
 
     fn session(&self, session: PastSession) {
-        self.0.put_session(StickySession {
+        self.writer.put_session(StickySession {
             id: session.id,
             subscription: session.subscription.to_string(),
             since: session.since,
@@ -90,7 +101,14 @@ impl Recorder for Keeper {
 }
 
 /// Keeps what the pool learns of subscriptions: at once when something happens to one, else as it is found to differ.
-pub(super) async fn states(writer: Writer, pool: SharedPool, tick: Duration, stop: CancellationToken) {
+/// Of whoever was not given back what is kept nothing is written.
+pub(super) async fn states(
+    writer: Writer,
+    pool: SharedPool,
+    recalled: Recalled,
+    tick: Duration,
+    stop: CancellationToken,
+) {
     let mut kept: HashMap<Arc<str>, Learned> = HashMap::new();
     let mut effects = pool.effects();
     let mut ticks = interval(tick);
@@ -107,7 +125,7 @@ pub(super) async fn states(writer: Writer, pool: SharedPool, tick: Duration, sto
         };
         let (now, learned) = pool.peek(|pool, now| (now, pool.learned(now)));
         for (subscription, learned) in learned {
-            if kept.get(&subscription) == Some(&learned) {
+            if kept.get(&subscription) == Some(&learned) || !recalled.knows(&subscription) {
                 continue;
             }
             let state = serde_json::to_value(&learned).unwrap_or_default();
@@ -136,7 +154,7 @@ pub(super) async fn alerts(
         match next {
             Ok(alert) if alert.resolved => {
                 let account = alert.subscription.as_deref().map(str::to_owned);
-                writer.resolve_alerts(account, alert.kind.as_str().to_owned(), alert.at);
+                writer.resolve_alerts(account, alert.kind.as_str().to_owned(), threshold_of(&alert), alert.at);
             }
             Ok(alert) => keep(&writer, &pool, alert),
             Err(RecvError::Lagged(missed)) => warn!(missed, "too many alerts at once: some are not kept"),
@@ -145,13 +163,18 @@ pub(super) async fn alerts(
     }
 }
 
+/// The share of a week that it tells of, in percent.
+fn threshold_of(alert: &alert::Alert) -> Option<f64> {
+    alert.data.get("threshold")?.as_f64()
+}
+
 fn keep(writer: &Writer, pool: &SharedPool, alert: alert::Alert) {
     let account = alert.subscription.as_deref().map(str::to_owned);
     let organization = account.as_deref().and_then(|account| pool.peek(|pool, _| pool.organization_of(account)));
     if alert.kind == alert::Kind::Recovered {
         // What this says is over was told as one of these.
         for kind in [alert::Kind::LimitReached, alert::Kind::AuthFailed] {
-            writer.resolve_alerts(account.clone(), kind.as_str().to_owned(), alert.at);
+            writer.resolve_alerts(account.clone(), kind.as_str().to_owned(), None, alert.at);
         }
     }
     // Dollars in the message; micro-dollars here.
@@ -169,6 +192,7 @@ fn keep(writer: &Writer, pool: &SharedPool, alert: alert::Alert) {
         limit_value: micros("weeklyBudget"),
         percentage,
         quota_type: is_quota.then(|| "weekly_budget".to_owned()),
+        threshold: threshold_of(&alert),
         created_at: alert.at,
         // What is no state is over when it is told.
         resolved_at: matches!(alert.kind, alert::Kind::Recovered | alert::Kind::Rotation | alert::Kind::Failover)

@@ -4,7 +4,9 @@
 //! after a moment, what is to be kept waits in memory, and the operator is told.
 
 mod keep;
+mod open_alerts;
 mod restore;
+mod running;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use keep::Keeper;
+use restore::Recalled;
 
 use crate::alert::Alerts;
 use crate::config::{Config, StorePlace};
 use crate::gateway::{Clients, PartHealth, PooledGateway, SharedPool};
 use crate::runtime::{clock, tasks::Tasks};
-use crate::store::{Bounds, Health, Location, Pruned, Retention, Store, Writer};
-use crate::units::Timestamp;
+use crate::store::{Bounds, Health, Location, Pruned, Retention, Store, StoreError, Writer};
 
 /// How long the start waits for what was known before.
 const RESTORE_LIMIT: Duration = Duration::from_secs(3);
@@ -33,6 +35,9 @@ const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// How often what the pool has learned is compared with what was kept. Limits and breakers do not wait for it.
 const STATE_TICK: Duration = Duration::from_secs(1);
 
+/// How often it is looked for who joined: so long they begin as if nothing had been before.
+const NEWCOMERS_TICK: Duration = Duration::from_millis(100);
+
 /// How often it is looked for what is too old.
 const PRUNE_TICK: Duration = Duration::from_hours(1);
 
@@ -42,12 +47,30 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 /// Sessions are kept for a day: the pool itself forgets them sooner.
 const SESSION_RETENTION: Duration = Duration::from_hours(24);
 
+/// Those to whom the store gives back what it knows.
+#[derive(Clone)]
+struct Past {
+    pool: SharedPool,
+    clients: Clients,
+    alerts: Alerts,
+}
+
+impl Past {
+    async fn give_back(&self, recording: &Recording) -> Result<(), StoreError> {
+        let store = recording.writer.store();
+        store.prepare().await?;
+        recording.recalled.catch_up(&self.pool, &self.clients, &self.alerts, store).await
+    }
+}
+
 /// The running store. A cheap handle.
 #[derive(Clone)]
 pub(super) struct Recording {
     writer: Writer,
     /// What was known before is known again.
     restored: CancellationToken,
+    /// By whom.
+    recalled: Recalled,
     /// Its own: it goes on when everything else has ended.
     tasks: Tasks,
 }
@@ -60,22 +83,33 @@ impl Recording {
             return None;
         };
         let writer = Writer::new(store, Bounds::default());
-        Some(Self { writer, restored: CancellationToken::new(), tasks: Tasks::default() })
+        Some(Self {
+            writer,
+            restored: CancellationToken::new(),
+            recalled: Recalled::default(),
+            tasks: Tasks::default(),
+        })
     }
 
-    /// Gives the pool and the clients' accounts back what the store knows, waits for that a moment, and writes from then
+    /// Gives the pool and the clients' accounts back what the store knows, and says which alerts are open, waits for that a moment, and writes from then
     /// on. To be called when other replicas are heard already: what they tell from now on the store may not know yet.
     pub(super) async fn restore(
         &self,
         pool: &SharedPool,
         clients: &Clients,
-        config: &Config,
+        alerts: &Alerts,
         stop: &CancellationToken,
     ) {
+        let past = Past { pool: pool.clone(), clients: clients.clone(), alerts: alerts.clone() };
         self.tasks.spawn("store", {
-            let (recording, pool, clients, stop) = (self.clone(), pool.clone(), clients.clone(), stop.clone());
-            let quiet_after = config.claude.total_timeout * 2;
-            async move { recording.run(&pool, &clients, quiet_after, &stop).await }
+            let (recording, past, stop) = (self.clone(), past.clone(), stop.clone());
+            async move { recording.run(&past, &stop).await }
+        });
+        self.tasks.spawn("newcomers", {
+            let (recording, stop) = (self.clone(), stop.clone());
+            async move {
+                stop.run_until_cancelled(recording.follow(&past)).await;
+            }
         });
         if timeout(RESTORE_LIMIT, self.restored.cancelled()).await.is_err() {
             let limit = RESTORE_LIMIT.as_secs();
@@ -92,7 +126,15 @@ impl Recording {
         config: &Config,
         stop: &CancellationToken,
     ) {
-        gateway.record_with(Arc::new(Keeper::new(self.writer.clone())));
+        let keeper = Keeper::new(self.writer.clone());
+        self.tasks.spawn("running activities", {
+            let (running, store, started) = (keeper.running(), self.writer.store().clone(), clock::now());
+            let stop = stop.clone();
+            async move {
+                stop.run_until_cancelled(running.look_after(&store, started)).await;
+            }
+        });
+        gateway.record_with(Arc::new(keeper));
         gateway.show_in_debug("store", {
             let writer = self.writer.clone();
             move || json!(writer.health())
@@ -113,7 +155,7 @@ impl Recording {
             async move {
                 // Before, the pool knows nothing that would be worth keeping, and what is kept must not be overwritten.
                 if stop.run_until_cancelled(recording.restored.cancelled()).await.is_some() {
-                    keep::states(recording.writer, pool, STATE_TICK, stop).await;
+                    keep::states(recording.writer, pool, recording.recalled, STATE_TICK, stop).await;
                 }
             }
         });
@@ -132,13 +174,12 @@ impl Recording {
             let lost = self.writer.health().buffered;
             warn!(lost, "the store did not take everything before the end");
         }
-        self.writer.store().close().await;
+        self.writer.close().await;
     }
 
-    async fn run(&self, pool: &SharedPool, clients: &Clients, quiet_after: Duration, stop: &CancellationToken) {
-        let started = clock::now();
+    async fn run(&self, past: &Past, stop: &CancellationToken) {
         loop {
-            let outcome = restore::into(pool, clients, self.writer.store(), started, quiet_after).await;
+            let outcome = past.give_back(self).await;
             self.writer.report(&outcome);
             if outcome.is_ok() {
                 self.restored.cancel();
@@ -150,6 +191,20 @@ impl Recording {
             }
         }
         self.writer.run().await;
+    }
+
+    /// Accounts and keys that are registered may join when the pool runs already, and come back after they had left.
+    async fn follow(&self, past: &Past) {
+        self.restored.cancelled().await;
+        let mut ticks = interval(NEWCOMERS_TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = past.give_back(self).await {
+                warn!(%error, "what was known before of those who joined is not known again yet");
+                sleep(REOPEN_PAUSE).await;
+            }
+        }
     }
 
     async fn prune(&self, retention: Retention) {
@@ -187,9 +242,4 @@ fn retention(config: &Config) -> Retention {
         audit: store.audit_retention,
         sessions: SESSION_RETENTION,
     }
-}
-
-/// Before this nobody can still be at work who was at work at `now`.
-fn quiet_since(now: Timestamp, quiet_after: Duration) -> Timestamp {
-    now - quiet_after
 }

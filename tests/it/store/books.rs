@@ -24,14 +24,14 @@ on_both!(
     two_that_prune_at_the_same_time_count_everything_once,
 );
 
-const DAY: Duration = Duration::from_hours(24);
+pub(super) const DAY: Duration = Duration::from_hours(24);
 
 /// Noon, UTC.
-fn noon() -> Timestamp {
+pub(super) fn noon() -> Timestamp {
     Timestamp::parse_rfc3339("2026-11-20T12:00:00Z").unwrap()
 }
 
-fn record(subscription: &str, client: &str, at: Timestamp, micros: i64) -> UsageRecord {
+pub(super) fn record(subscription: &str, client: &str, at: Timestamp, micros: i64) -> UsageRecord {
     UsageRecord {
         id: new_id(),
         organization_id: Some("mine".to_owned()),
@@ -48,7 +48,7 @@ fn record(subscription: &str, client: &str, at: Timestamp, micros: i64) -> Usage
     }
 }
 
-async fn total(store: &Store, filter: UsageFilter) -> UsageTotals {
+pub(super) async fn total(store: &Store, filter: UsageFilter) -> UsageTotals {
     store.usage_totals(&filter, UsageGroup::All).await.unwrap().pop().unwrap_or_default()
 }
 
@@ -232,7 +232,7 @@ async fn states_and_sessions_are_remembered(bench: Bench) {
     assert_eq!(again.sessions(noon(), 10).await.unwrap().len(), 2);
 }
 
-fn retention() -> Retention {
+pub(super) fn retention() -> Retention {
     Retention {
         usage: DAY * 30,
         usage_days: DAY * 400,
@@ -274,6 +274,7 @@ async fn old_usage_becomes_a_sum_and_no_cent_is_lost(bench: Bench) {
         limit_value: None,
         percentage: None,
         quota_type: None,
+        threshold: None,
         created_at: noon() - DAY * 91,
         resolved_at: None,
     };

@@ -75,6 +75,7 @@ fn alert(account: Option<&str>, kind: &str, at: i64) -> Alert {
         limit_value: Some(456_000_000),
         percentage: Some(80.04),
         quota_type: Some("weekly_budget".to_owned()),
+        threshold: None,
         created_at: second(at),
         resolved_at: None,
     }
@@ -208,11 +209,11 @@ async fn alerts_are_resolved_once(bench: Bench) {
         1
     );
 
-    assert_eq!(store.resolve_alerts(Some("sub1"), "limit_reached", second(9)).await.unwrap(), 1);
-    assert_eq!(store.resolve_alerts(Some("sub1"), "limit_reached", second(10)).await.unwrap(), 0);
+    assert_eq!(store.resolve_alerts(Some("sub1"), "limit_reached", None, second(9)).await.unwrap(), 1);
+    assert_eq!(store.resolve_alerts(Some("sub1"), "limit_reached", None, second(10)).await.unwrap(), 0);
     // One that was raised later is another one.
     store.add_alerts(&[alert(Some("sub1"), "limit_reached", 20)]).await.unwrap();
-    assert_eq!(store.resolve_alerts(Some("sub1"), "limit_reached", second(15)).await.unwrap(), 0);
+    assert_eq!(store.resolve_alerts(Some("sub1"), "limit_reached", None, second(15)).await.unwrap(), 0);
     let over = list(AlertFilter { resolved: Some(true), ..AlertFilter::default() }).await;
     assert_eq!(over, [Alert { resolved_at: Some(second(9)), ..first.clone() }]);
     assert_eq!(
@@ -232,6 +233,19 @@ async fn alerts_are_resolved_once(bench: Bench) {
         list(AlertFilter { resolved: Some(true), ..AlertFilter::default() }).await[0].resolved_at,
         Some(second(9))
     );
+
+    // The end of one share of a week says nothing of another.
+    let share = |threshold, at| Alert { threshold: Some(threshold), ..alert(Some("sub2"), "quota_alert", at) };
+    store.add_alerts(&[share(80.0, 30), share(95.0, 31)]).await.unwrap();
+    assert_eq!(store.resolve_alerts(Some("sub2"), "quota_alert", Some(95.0), second(40)).await.unwrap(), 1);
+    let open = AlertFilter { resolved: Some(false), account: Some("sub2".into()), ..AlertFilter::default() };
+    let left = list(open.clone()).await;
+    assert_eq!(left.iter().map(|alert| alert.threshold).collect::<Vec<_>>(), [Some(80.0)]);
+    assert_eq!(store.close_alerts(&[left[0].id.clone(), new_id()], second(41)).await.unwrap(), 1);
+    assert_eq!(store.close_alerts(&[left[0].id.clone()], second(42)).await.unwrap(), 0);
+    assert_eq!(list(open.clone()).await, []);
+    let ended: Vec<_> = list(AlertFilter { resolved: Some(true), ..open }).await;
+    assert_eq!(ended.iter().map(|alert| alert.resolved_at).collect::<Vec<_>>(), [Some(second(40)), Some(second(41))]);
 }
 
 async fn the_audit_log_is_found_again_by_every_filter(bench: Bench) {

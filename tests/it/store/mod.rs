@@ -3,6 +3,7 @@
 
 mod books;
 mod contract;
+mod crowd;
 mod kill;
 mod kill_program;
 mod migrations;
