@@ -73,21 +73,24 @@ mod tests {
     #[test]
     fn the_default_key_is_told_apart_from_a_profile() {
         let home = tempfile::tempdir().unwrap();
-        let find = |vars: &[(&str, &str)]| {
+        std::fs::create_dir(home.path().join(".claude")).unwrap();
+        let path = home.path().join("auth-pool.json");
+        let find = |file: &str, vars: &[(&str, &str)]| {
+            std::fs::write(&path, file).unwrap();
             let own = [("HOME", home.path().to_str().unwrap())];
             let env: Env = vars.iter().chain(&own).map(|(name, value)| ((*name).into(), (*value).into())).collect();
-            let mut findings = Vec::new();
-            let config = load(&env, &Overrides::default(), &mut findings).unwrap();
-            (findings.remove(0).seen, default_account(&config, &env).verdict)
+            let overrides = Overrides { config: Some(path.clone()), listen: None };
+            let config = load(&env, &overrides, &mut Vec::new()).unwrap();
+            default_account(&config, &env).verdict
         };
         let key = (ANTHROPIC_API_KEY, "sk-ant-api03-x");
-        assert_eq!(
-            find(&[key]),
-            ("no file: the key in ANTHROPIC_API_KEY is the only subscription".into(), Verdict::Ok)
-        );
-        std::fs::create_dir(home.path().join(".claude")).unwrap();
-        let profile = "no file: the user's own CLI profile is the only subscription";
-        assert_eq!(find(&[key]), (profile.into(), Verdict::Off));
-        assert_eq!(find(&[]), (profile.into(), Verdict::Off));
+        let member = r#"{"subscriptions": [
+            {"id": "a", "type": "api", "apiKeyEnv": "ANTHROPIC_API_KEY", "weeklyBudget": 1}
+        ]}"#;
+        assert_eq!(find(member, &[key]), Verdict::Ok);
+        assert_eq!(find("{}", &[key]), Verdict::Off);
+        assert_eq!(find("{}", &[]), Verdict::Off);
+        let backend = r#"{"backends": [{"name": "b", "type": "anthropic-api", "apiKeyEnv": "ANTHROPIC_API_KEY"}]}"#;
+        assert_eq!(find(backend, &[key]), Verdict::Ok);
     }
 }

@@ -48,14 +48,14 @@ fn the_files_of_the_setup_guides_are_read_beside() {
 fn what_is_wrong_in_them_is_told_with_the_file() {
     let main = json!({"subscriptions": [member()], "circuitBreaker": {}, "fallbackWhenExhausted": true});
     let backends = r#"{"backends": [{"name": "a", "type": "openai"}, {"name": "pool", "type": "claude-cli"}],
-                       "routing": {"fallbackChain": ["b"]}, "clientKeys": []}"#;
+                       "routing": {"fallbackAfter": "soon"}, "clientKeys": []}"#;
     let accounts = r#"{"circuitBreaker": {}, "quotaAlerts": {"thresholds": {"warning": 99}}}"#;
     let problems = home(backends, accounts).problems(&main);
     for (number, start) in [
         "backends.json: backends[0].type: must be one of",
         "backends.json: backends[1].name: `pool` is a name of its own",
         "backends.json: clientKeys: unknown field; known here are `backends`, `routing`",
-        "backends.json: routing.fallbackChain[0]: `b` is not the name of a backend",
+        "backends.json: routing.fallbackAfter: expected a length of time",
         "multi-account.json: circuitBreaker: stands in auth-pool.json as well; keep one",
         "multi-account.json: quotaAlerts.thresholds.critical: must be greater than `warning`",
     ]
