@@ -198,6 +198,10 @@ impl Admin {
     /// Looks whether an account could serve, by its login or its key. Nothing is billed.
     pub async fn test_account(&self, actor: &Actor, id: &str) -> Result<Value> {
         let account = self.account(actor, id).await?;
+        // Each can start a process, so there is one at a time.
+        let Ok(_alone) = self.0.testing.try_lock() else {
+            return Err(AdminError::Conflict("an account is being tested; try again in a moment".to_owned()));
+        };
         let outcome = self.0.host.test(&account.name).await.ok_or_else(no_pool)?;
         self.note_account(actor, "account.test", &account, &json!({ "ok": outcome["ok"] })).await;
         Ok(outcome)
@@ -251,7 +255,10 @@ impl Admin {
         for (field, value) in account.settings.as_object().into_iter().flatten().filter(|(field, _)| *field != "name") {
             view[field] = value.clone();
         }
-        if let Some(problem) = self.0.host.problem(&account.id) {
+        let shadowed = self.0.host.is_configured(&account.name);
+        let shadowed =
+            shadowed.then(|| "the configuration has a subscription of the same name, which counts".to_owned());
+        if let Some(problem) = shadowed.or_else(|| self.0.host.problem(&account.id)) {
             view["status"] = "unusable".into();
             view["problem"] = problem.into();
         }

@@ -14,6 +14,9 @@ pub trait Host: Send + Sync {
     /// Whether a subscription with this id stands in the configuration.
     fn is_configured(&self, subscription: &str) -> bool;
 
+    /// Whether a key of this name stands in the configuration; that of an organisation is `ORGANISATION/NAME`.
+    fn is_configured_key(&self, name: &str) -> bool;
+
     /// How many keys of the configuration open the operator's views of the whole pool, and how many there are.
     fn configured_keys(&self) -> ConfiguredKeys;
 
@@ -80,10 +83,14 @@ pub struct ProviderKey {
 }
 
 /// No process runs: changes are found when one starts.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Alone {
     /// The keys of the configuration.
     pub keys: ConfiguredKeys,
+    /// Their names; that of an organisation's is `ORGANISATION/NAME`.
+    pub key_names: Vec<String>,
+    /// The ids of the configuration's subscriptions.
+    pub subscriptions: Vec<String>,
 }
 
 impl Host for Alone {
@@ -91,8 +98,12 @@ impl Host for Alone {
         ready(Ok(())).boxed()
     }
 
-    fn is_configured(&self, _: &str) -> bool {
-        false
+    fn is_configured(&self, subscription: &str) -> bool {
+        self.subscriptions.iter().any(|id| id == subscription)
+    }
+
+    fn is_configured_key(&self, name: &str) -> bool {
+        self.key_names.iter().any(|known| known == name)
     }
 
     fn configured_keys(&self) -> ConfiguredKeys {

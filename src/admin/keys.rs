@@ -62,6 +62,9 @@ impl Admin {
         }
         let text = new_key()?;
         key.name = key.organization_id.as_ref().map_or_else(|| name.clone(), |own| format!("{own}/{name}"));
+        if self.0.host.is_configured_key(&key.name) {
+            return Err(AdminError::Conflict(format!("a key of the configuration has the name `{name}` already")));
+        }
         key.digest = hex(&Sha256::digest(text.as_bytes()));
         key.hint = text.chars().take(HINT).collect();
         match self.store().create_client_key(&key).await {
@@ -72,9 +75,13 @@ impl Admin {
         }
         let detail = json!({ "name": key.name, "scopes": key.scopes });
         self.note(actor, "client_key.create", key.organization_id.as_deref(), &key.id, detail).await;
-        self.changed().await?;
+        // It is there, and told only this once: that it is not in use yet is no reason to lose it.
+        let outcome = self.changed().await;
         let mut view = self.key_view(&key);
         view["key"] = text.into();
+        if let Err(error) = outcome {
+            view["warnings"] = json!([error.to_string()]);
+        }
         Ok(view)
     }
 

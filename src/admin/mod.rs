@@ -117,13 +117,15 @@ struct Shared {
     profiles: PathBuf,
     /// Changes are made one after the other.
     changing: tokio::sync::Mutex<()>,
+    /// Held while an account is tested.
+    testing: tokio::sync::Mutex<()>,
 }
 
 impl Admin {
     /// A registry over `store`.
     pub fn new(store: Store, vault: Option<Arc<Vault>>, host: Arc<dyn Host>, profiles: PathBuf) -> Self {
-        let changing = tokio::sync::Mutex::default();
-        Self(Arc::new(Shared { store, vault, host, profiles, changing }))
+        let (changing, testing) = Default::default();
+        Self(Arc::new(Shared { store, vault, host, profiles, changing, testing }))
     }
 
     fn store(&self) -> &Store {

@@ -5,6 +5,8 @@ use std::time::Duration;
 /// A refusal of the front door, in no dialect yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
+    /// Who may come in is not known: keys are kept in the store, which cannot be read.
+    KeysUnknown,
     /// The request carries no client key, and keys are configured.
     MissingKey,
     /// The request's key is none of the configured ones.

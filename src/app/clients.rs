@@ -12,7 +12,7 @@ use crate::server;
 /// What the front door knows of a key.
 pub(super) fn server_key(key: &ClientKey) -> server::ClientKey {
     server::ClientKey {
-        name: client_name(key),
+        name: key.full_name().into(),
         digest: key.digest,
         models: key.models.clone().map(Into::into),
         chat: key.scopes.contains(&Scope::Chat),
@@ -25,15 +25,7 @@ pub(super) fn server_key(key: &ClientKey) -> server::ClientKey {
 
 /// What the gateway knows of the clients.
 pub(super) fn rules(config: &Config) -> HashMap<Arc<str>, ClientRules> {
-    config.client_keys.iter().map(|key| (client_name(key), rules_of(key))).collect()
-}
-
-/// The client as logs, sessions and usage know it. Names need to differ within an organisation only.
-fn client_name(key: &ClientKey) -> Arc<str> {
-    match &key.organization {
-        Some(organization) => format!("{organization}/{}", key.name).into(),
-        None => key.name.as_str().into(),
-    }
+    config.client_keys.iter().map(|key| (key.full_name().into(), rules_of(key))).collect()
 }
 
 fn rules_of(key: &ClientKey) -> ClientRules {

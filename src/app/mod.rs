@@ -46,7 +46,7 @@ pub use alerts::settings as alert_settings;
 pub use organization::{KeyReport, OrganizationReport, organization_report};
 pub use parts::cli_backends;
 pub use recording::{Keeper, store_location};
-pub use registry::vault;
+pub use registry::{Registration, registered, vault};
 pub use replicas::address as redis_address;
 
 /// How the name of the directory begins in which CLI processes run.
@@ -91,6 +91,7 @@ impl App {
         let registry = Registry::open(&file, &env, store.clone()).await?;
         let (config, all_env) = registry.added_to(&file);
         registry.check_keys(&config)?;
+        let server_settings = parts::server_settings(&config, registry.hides_keys(&config));
         let tasks = Tasks::default();
         let (drain, kill, stop) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
         let temporary = PathBuf::from(env.var("TMPDIR").unwrap_or("/tmp"));
@@ -122,7 +123,7 @@ impl App {
         if let Some(recording) = &recording {
             recording.restore(&pool, gateway.clients(), &alerts, &stop).await;
         }
-        let server = Server::bind(parts::server_settings(&config), Arc::new(gateway.clone())).await?.with_admin(admin);
+        let server = Server::bind(server_settings, Arc::new(gateway.clone())).await?.with_admin(admin);
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
         gateway.route(http.routing(&config));

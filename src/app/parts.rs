@@ -274,7 +274,8 @@ fn subscription(config: &Config, subscription: &config::Subscription) -> Subscri
     }
 }
 
-pub(super) fn server_settings(config: &Config) -> server::Settings {
+/// `is_locked`: nobody may come in for now.
+pub(super) fn server_settings(config: &Config, is_locked: bool) -> server::Settings {
     let server = &config.server;
     server::Settings {
         listen: vec![server.listen],
@@ -285,6 +286,7 @@ pub(super) fn server_settings(config: &Config) -> server::Settings {
         max_connections: server.max_connections as usize,
         requests_per_minute: server.requests_per_minute.and_then(NonZeroU32::new),
         client_keys: config.client_keys.iter().map(clients::server_key).collect(),
+        is_locked,
         ..server::Settings::default()
     }
 }

@@ -45,6 +45,31 @@ pub fn vault(env: &Env) -> anyhow::Result<Option<Vault>> {
     Ok(Some(Vault::new(current, previous).context("environment variable ENCRYPTION_KEY_PREVIOUS")?))
 }
 
+/// What a look at the store shows.
+pub struct Registration {
+    /// The configuration with everything that is registered.
+    pub config: Config,
+    /// The environment that goes with it: the secrets are in it.
+    pub env: Env,
+    /// How many accounts and client keys are registered.
+    pub counts: (usize, usize),
+    /// Accounts that cannot be used, by their ids, and why.
+    pub problems: Vec<(String, String)>,
+}
+
+/// What is registered in `store`, for who runs no pool.
+pub async fn registered(config: &Config, env: &Env, store: &Store) -> anyhow::Result<Registration> {
+    let registered = load_registered(store, vault(env)?.as_ref()).await?;
+    let mut problems: Vec<_> = registered.problems.clone().into_iter().collect();
+    problems.sort();
+    Ok(Registration {
+        config: registered.added_to(config),
+        env: registered.environment(env),
+        counts: (registered.subscriptions.len() + problems.len(), registered.client_keys.len()),
+        problems,
+    })
+}
+
 /// A change that is to be taken over, and who waits for that.
 pub(super) type Change = oneshot::Sender<Result<(), String>>;
 
@@ -132,21 +157,25 @@ impl Registry {
         self.known.load().file.as_ref().is_some_and(|file| file.server.is_exposed())
     }
 
-    /// Refuses to open the door to other machines when nobody has a key. While the store cannot be read that is not known:
-    /// then nobody gets in.
+    /// Whether there may be keys that are not known, because the store could not be read yet, and none that is. Without this
+    /// a store that is away would let everybody in.
+    pub(super) fn hides_keys(&self, all: &Config) -> bool {
+        self.store.is_some() && !self.known.load().is_read && all.client_keys.is_empty()
+    }
+
+    /// Refuses to open the door to other machines when nobody has a key.
     pub(super) fn check_keys(&self, all: &Config) -> anyhow::Result<()> {
-        if !all.server.is_exposed() || !all.client_keys.is_empty() {
+        if self.hides_keys(all) {
+            error!("nobody gets in until the store can be read: it may hold client keys, and the file names none");
             return Ok(());
         }
-        let listen = all.server.listen;
-        if self.store.is_some() && !self.known.load().is_read {
-            error!(%listen, "there is no client key in the file: nobody gets in until the store can be read");
-            return Ok(());
-        }
-        anyhow::bail!(
-            "{listen} can be reached from other machines, and there is no client key: name one in `clientKeys`, or make \
-             one with `auth-pool keys create NAME --scopes chat,admin`"
-        )
+        anyhow::ensure!(
+            !all.server.is_exposed() || !all.client_keys.is_empty(),
+            "{} can be reached from other machines, and there is no client key: name one in `clientKeys`, or make one with \
+             `auth-pool keys create NAME --scopes chat,admin`",
+            all.server.listen
+        );
+        Ok(())
     }
 
     /// When the store is worth a look again; never without one.
@@ -192,11 +221,20 @@ impl Host for Running {
         self.registry.known.load().configured.contains(subscription)
     }
 
+    fn is_configured_key(&self, name: &str) -> bool {
+        let known = self.registry.known.load();
+        known.file.iter().flat_map(|file| &file.client_keys).any(|key| key.full_name() == name)
+    }
+
     fn configured_keys(&self) -> ConfiguredKeys {
         self.registry.known.load().keys
     }
 
     fn live(&self, subscription: &str) -> Option<Value> {
+        // One of the file that has the same id is somebody else's.
+        if self.is_configured(subscription) {
+            return None;
+        }
         let view = self.pool.peek(|pool, now| pool.view_of(now, subscription))?;
         serde_json::to_value(view).ok()
     }
@@ -206,12 +244,13 @@ impl Host for Running {
     }
 
     fn reset(&self, subscription: &str) -> Option<bool> {
-        Some(self.pool.restore(subscription))
+        Some(!self.is_configured(subscription) && self.pool.restore(subscription))
     }
 
     fn test<'a>(&'a self, subscription: &'a str) -> BoxFuture<'a, Option<Value>> {
         async {
-            let outcome = self.gateway.try_out(subscription).await;
+            let outcome =
+                if self.is_configured(subscription) { None } else { self.gateway.try_out(subscription).await };
             Some(outcome.unwrap_or_else(|| json!({ "ok": false, "error": "the account is not in the pool" })))
         }
         .boxed()

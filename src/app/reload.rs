@@ -121,7 +121,8 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     target.profiles.claude.set_idle_timeout(new.claude.keep_idle);
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
     target.gateway.clients().apply(super::clients::rules(new));
-    target.server.store(Arc::new(parts::server_settings(new)));
+    let is_locked = target.registry.hides_keys(new);
+    target.server.store(Arc::new(parts::server_settings(new, is_locked)));
     target.rebalancer.apply(new);
     target.alerts.apply(alerts::settings(new, &target.profiles.env));
     target.gateway.set_config_problems(None);

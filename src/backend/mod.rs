@@ -41,6 +41,11 @@ pub trait Backend: Send + Sync {
     /// Starts to execute `request` for `caller`. Never blocks.
     fn run(&self, request: &Request, caller: &Caller) -> EventStream;
 
+    /// Names of models that it can be asked for, where it stands beside the pool.
+    fn models(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Looks whether its subscription could serve, without using anything of it: nothing is billed, and nothing counts
     /// against a budget. Tells what was seen, in a few words that hold no secret.
     fn check(&self) -> BoxFuture<'static, Result<String, Failure>> {

@@ -75,6 +75,9 @@ fn describe(config: &Config) -> String {
     let count = config.subscriptions.len();
     let plural = if count == 1 { "" } else { "s" };
     let mut text = format!("{}: ok, {count} subscription{plural}", config.source);
+    if !config.beside.is_empty() {
+        let _ = write!(text, ", with {}", config.beside.join(" and "));
+    }
     if !config.enabled {
         text.push_str(", the pool is switched off");
     }

@@ -4,6 +4,7 @@
 //! against the schema generated from `raw`, `check` applies the rules that a schema cannot say, and `env` adds
 //! what the environment decides. The order of precedence is command line, environment, file, default.
 
+mod beside;
 mod check;
 mod config_dir;
 pub mod env;
@@ -35,6 +36,7 @@ pub use sections::{AccountSelection, QuotaAlerts, QuotaChannels, QuotaThresholds
 pub use store::{Store, StorePlace};
 pub use watch::Watcher;
 
+use beside::Beside;
 use check::Context;
 use problem::Findings;
 
@@ -70,19 +72,21 @@ fn read_location(env: &Env, overrides: &Overrides, location: Option<Location>) -
     let settings = env.settings(&mut findings);
     let source = location.as_ref().map_or(Source::DefaultProfile, |location| Source::File(location.path.clone()));
     let heading = source.to_string();
+    let mut beside = Beside::default();
     let file = match &location {
-        Some(location) => read(location, &mut findings),
+        Some(location) => read(location, &mut beside, &mut findings),
         None => Some(raw::File::default()),
     };
     // Without a file nothing can be said of what it would have held.
     let Some(file) = file else {
+        let findings = findings.relocate(|field| beside.file_of(field));
         return Err(findings.finish(heading).err().unwrap_or_else(|| unreadable(&source)));
     };
     let base = location.map_or_else(PathBuf::new, |location| location.base());
     let context = Context { env, settings, listen: overrides.listen.as_deref(), source, base };
     let config = check::config(file, &context, &mut findings);
-    let warnings = findings.finish(heading)?;
-    Ok(Config { warnings, ..config })
+    let warnings = findings.relocate(|field| beside.file_of(field)).finish(heading)?;
+    Ok(Config { warnings, beside: beside.files(), ..config })
 }
 
 /// Checks one subscription by itself, as if it stood in a file; what it names of the environment is in `env`. Paths begin at
@@ -136,7 +140,7 @@ impl Location {
     }
 }
 
-fn read(location: &Location, findings: &mut Findings) -> Option<raw::File> {
+fn read(location: &Location, beside: &mut Beside, findings: &mut Findings) -> Option<raw::File> {
     let path = &location.path;
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -153,7 +157,8 @@ fn read(location: &Location, findings: &mut Findings) -> Option<raw::File> {
             return None;
         }
     };
-    let value = json::parse(&bytes, findings)?;
+    let mut value = json::parse(&bytes, findings)?;
+    *beside = Beside::join(path, &mut value, findings);
     structure::read(value, findings)
 }
 

@@ -37,6 +37,8 @@ impl fmt::Display for Source {
 pub struct Config {
     /// Where it came from.
     pub source: Source,
+    /// Files beside it whose sections count as its own.
+    pub beside: Vec<&'static str>,
     /// Whether there is a pool. Otherwise the one subscription is the user's own CLI profile.
     pub enabled: bool,
     /// The pool's members, at least one.
@@ -410,6 +412,16 @@ pub struct ClientKey {
     pub max_priority: Priority,
     /// When it stops opening anything.
     pub expires_at: Option<Timestamp>,
+}
+
+impl ClientKey {
+    /// As logs, sessions and usage call it. Names need to differ within an organisation only.
+    pub fn full_name(&self) -> String {
+        match &self.organization {
+            Some(organization) => format!("{organization}/{}", self.name),
+            None => self.name.clone(),
+        }
+    }
 }
 
 /// What a client key is for.

@@ -36,6 +36,14 @@ impl FieldPath {
         self.then(Step::Index(index))
     }
 
+    /// The section of the file in which it stands.
+    pub(super) fn section(&self) -> Option<&str> {
+        match self.0.first()? {
+            Step::Key(name) => Some(name),
+            Step::Index(_) => None,
+        }
+    }
+
     /// The path without its first `steps`.
     #[must_use]
     pub(super) fn without(&self, steps: usize) -> Self {
@@ -82,10 +90,19 @@ pub enum Place {
     },
     /// A value in the file.
     Field(FieldPath),
+    /// A place in a file beside the one that was asked for.
+    Beside(String, Box<Place>),
     /// An environment variable.
     Variable(String),
     /// A command line argument.
     Argument(String),
+}
+
+impl Place {
+    /// A place in the file `name` beside.
+    pub(super) fn beside(name: &str, place: Self) -> Self {
+        Self::Beside(name.to_owned(), Box::new(place))
+    }
 }
 
 impl From<FieldPath> for Place {
@@ -106,6 +123,8 @@ impl fmt::Display for Place {
             Self::File => f.write_str("the file"),
             Self::Text { line, column } => write!(f, "line {line}, column {column}"),
             Self::Field(path) => path.fmt(f),
+            Self::Beside(name, place) if **place == Self::File => f.write_str(name),
+            Self::Beside(name, place) => write!(f, "{name}: {place}"),
             Self::Variable(name) => write!(f, "environment variable {name}"),
             Self::Argument(name) => f.write_str(name),
         }
@@ -180,6 +199,26 @@ impl Findings {
     /// Whether the value at `path`, if there is one, or anything in it was already reported.
     pub(super) fn is_unusable(&self, path: &FieldPath) -> bool {
         self.unusable.iter().any(|known| known.0.starts_with(&path.0) || path.0.starts_with(&known.0))
+    }
+
+    /// Takes over what `other` has found, each thing at another place.
+    pub(super) fn take_in(&mut self, other: Self, place: impl Fn(Place) -> Place) {
+        let moved = |problem: Problem| Problem { place: place(problem.place), ..problem };
+        self.problems.extend(other.problems.into_iter().map(moved));
+        self.warnings.extend(other.warnings.into_iter().map(moved));
+    }
+
+    /// Says of every field that stands in another file which one that is.
+    pub(super) fn relocate(self, file_of: impl Fn(&FieldPath) -> Option<&'static str>) -> Self {
+        let mut relocated = Self { unusable: self.unusable.clone(), ..Self::default() };
+        relocated.take_in(self, |place| match &place {
+            Place::Field(path) => match file_of(path) {
+                Some(file) => Place::beside(file, place),
+                None => place,
+            },
+            _ => place,
+        });
+        relocated
     }
 
     /// The warnings if nothing is wrong, else the problems under `heading`.

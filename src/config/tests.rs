@@ -1,4 +1,5 @@
 mod alerts;
+mod beside;
 mod store;
 
 use std::fs;

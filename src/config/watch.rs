@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Config, Env, Location, Overrides, Place, Problems, Source, path, read_and_check, read_location};
+use super::{Config, Env, Location, Overrides, Place, Problems, Source, beside, path, read_and_check, read_location};
 use crate::config::DEFAULT_PATH;
 use crate::runtime::tasks::Tasks;
 
@@ -70,7 +70,7 @@ impl Watcher {
             has_file,
             events: Arc::new(Notify::new()),
             forced: Arc::clone(&forced),
-            seen: None,
+            seen: Vec::new(),
             last: Ok(current.clone()),
             armed: None,
         };
@@ -122,8 +122,8 @@ struct Watch {
     has_file: bool,
     events: Arc<Notify>,
     forced: Arc<Notify>,
-    /// The file as it was when it was last read.
-    seen: Option<Stamp>,
+    /// The file and those beside it as they were when they were last read.
+    seen: Vec<Option<Stamp>>,
     /// What was last told.
     last: Result<Config, Problems>,
     /// Sends events while it lives.
@@ -163,8 +163,8 @@ impl Watch {
     /// Reads the file if there is reason to; `Some` if the outcome is to be told.
     async fn look(&mut self, cause: Cause) -> Option<Result<Config, Problems>> {
         // Taken before the file is read, so that a change in between is another stamp the next time.
-        let stamp = Stamp::of(&self.path);
-        let changed = stamp != self.seen;
+        let stamps: Vec<_> = self.files().map(|path| Stamp::of(&path)).collect();
+        let changed = stamps != self.seen;
         // What was wrong can be mended elsewhere, for example by creating a directory.
         let may_be_mended = cause == Cause::Poll && self.last.is_err();
         if !changed && !may_be_mended && cause != Cause::Forced {
@@ -175,7 +175,7 @@ impl Watch {
             self.arm();
         }
         let outcome = self.read().await?;
-        self.seen = stamp;
+        self.seen = stamps;
         if let Ok(config) = &outcome {
             self.has_file = matches!(config.source, Source::File(_));
         }
@@ -184,6 +184,11 @@ impl Watch {
         }
         self.last.clone_from(&outcome);
         Some(outcome)
+    }
+
+    /// The file and those beside it.
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        std::iter::once(self.path.clone()).chain(beside::paths(&self.path))
     }
 
     async fn read(&self) -> Option<Result<Config, Problems>> {
@@ -208,7 +213,8 @@ impl Watch {
             }
         });
         let watcher = watcher.map(|mut watcher| {
-            for directory in directories(&self.path) {
+            let all: BTreeSet<PathBuf> = self.files().flat_map(|path| directories(&path)).collect();
+            for directory in all {
                 if let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive) {
                     tracing::debug!(directory = %directory.display(), %error, "not watched, only polled");
                 }
@@ -389,6 +395,24 @@ mod tests {
         // Also what is written behind the link.
         fs::write(setting.path("etc/..v3/auth-pool.json"), with_clients(4)).unwrap();
         assert_eq!(next_clients(&mut changes).await, 4);
+    }
+
+    #[tokio::test]
+    async fn a_file_beside_it_is_followed_too() {
+        let setting = Setting::new();
+        fs::write(setting.path("etc/auth-pool.json"), with_clients(1)).unwrap();
+        let (_watcher, mut changes) = setting.watch("etc/auth-pool.json");
+        let beside = setting.path("etc/multi-account.json");
+        let retries = |count: u32| format!("{{\"accountSelection\": {{\"maxRetries\": {count}}}}}");
+        for count in [7, 8] {
+            fs::write(&beside, retries(count)).unwrap();
+            assert_eq!(next(&mut changes).await.unwrap().account_selection.max_retries, count);
+        }
+        fs::write(&beside, retries(0)).unwrap();
+        let problems = next(&mut changes).await.unwrap_err().to_string();
+        assert!(problems.contains("multi-account.json: accountSelection.maxRetries: must be at least 1"), "{problems}");
+        fs::remove_file(&beside).unwrap();
+        assert_eq!(next(&mut changes).await.unwrap().account_selection.max_retries, 3);
     }
 
     #[tokio::test]

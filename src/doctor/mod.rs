@@ -23,9 +23,13 @@ pub async fn examine(env: &Env, overrides: &Overrides, tasks: &Tasks) -> Report 
     let config = configuration::load(env, overrides, &mut findings);
     let state_dir = env.state_dir();
     findings.extend(machine::check(config.as_ref(), env, state_dir.as_deref()));
-    findings.extend(services::connections(env, tasks).await);
+    let (found, registration) = services::connections(config.as_ref(), env, tasks).await;
+    findings.extend(found);
     if let Some(config) = &config {
         findings.extend(services::check(config, env));
+        findings.push(configuration::default_account(config, env));
+        // Registered accounts have logins too, and their tokens are in an environment of their own.
+        let (config, env) = registration.as_ref().map_or((config, env), |known| (&known.config, &known.env));
         findings.extend(cli::check(config, env, state_dir.as_deref(), tasks).await);
     }
     tasks.finished().await;

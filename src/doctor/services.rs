@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Finding;
-use crate::app::alert_settings;
+use crate::app::{Registration, alert_settings, registered, store_location, vault};
 use crate::config::env::SLACK_WEBHOOK_URL;
 use crate::config::{Config, Env};
 use crate::runtime::tasks::Tasks;
@@ -16,11 +16,11 @@ use crate::store::{Location, Store};
 /// A bot's token, which other programs post to Slack with.
 const SLACK_BOT_TOKEN: &str = "SLACK_BOT_TOKEN";
 
-/// The key of what is encrypted: 32 bytes in hexadecimal.
+/// The key of what is encrypted.
 const ENCRYPTION_KEY: &str = "ENCRYPTION_KEY";
 
-/// Where the store is.
-const DATABASE_URL: &str = "DATABASE_URL";
+/// The check of the store.
+const STORE: &str = "store";
 
 /// Where the state is that replicas share.
 const REDIS_URL: &str = "REDIS_URL";
@@ -31,46 +31,84 @@ const REDIS_PATIENCE: Duration = Duration::from_secs(5);
 /// Begins the keys of this check, so that it takes part in nothing.
 const REDIS_PREFIX: &str = "auth-pool:doctor:";
 
-/// Looks at everything that the environment names.
-pub(super) async fn connections(env: &Env, tasks: &Tasks) -> Vec<Finding> {
-    vec![
-        encryption_key(env.var(ENCRYPTION_KEY)),
-        store(env.var(DATABASE_URL)).await,
-        redis(env.var(REDIS_URL), tasks).await,
-    ]
+/// Looks at the key of what is encrypted, at the store and what is registered there, and at what replicas share. Where the
+/// store can be read, what is registered comes back with the configuration.
+pub(super) async fn connections(
+    config: Option<&Config>,
+    env: &Env,
+    tasks: &Tasks,
+) -> (Vec<Finding>, Option<Registration>) {
+    let mut findings = vec![encryption_key(env)];
+    let mut registration = None;
+    match config {
+        Some(config) => {
+            let (found, known) = store(config, env).await;
+            findings.extend(found);
+            registration = known;
+        }
+        None => findings.push(Finding::off(STORE, "the configuration, which names it, cannot be used")),
+    }
+    findings.push(redis(env.var(REDIS_URL), tasks).await);
+    (findings, registration)
 }
 
-fn encryption_key(key: Option<&str>) -> Finding {
-    let advice = "`openssl rand -hex 32` makes one";
-    match key {
-        None => Finding::off(ENCRYPTION_KEY, "it is not set: nothing is kept that would have to be encrypted"),
-        Some(key) if key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            Finding::ok(ENCRYPTION_KEY, "64 hexadecimal digits")
+fn encryption_key(env: &Env) -> Finding {
+    match vault(env) {
+        Ok(None) => {
+            let seen = "it is not set: API keys and tokens cannot be registered";
+            Finding::off(ENCRYPTION_KEY, seen).advise("`openssl rand -hex 32` makes one")
         }
-        Some(_) => Finding::failed(ENCRYPTION_KEY, "it is not 64 hexadecimal digits", advice),
+        Ok(Some(vault)) => {
+            Finding::ok(ENCRYPTION_KEY, format!("set; secrets are sealed with the key {}", vault.key_id()))
+        }
+        Err(error) => Finding::failed(ENCRYPTION_KEY, format!("{error:#}"), "`openssl rand -hex 32` makes one"),
     }
 }
 
-async fn store(url: Option<&str>) -> Finding {
-    const CHECK: &str = "store";
-    let Some(url) = url else { return Finding::off(CHECK, format!("{DATABASE_URL} is not set")) };
-    let location = match Location::from_url(url) {
-        Ok(location) => location,
-        Err(error) => return Finding::failed(CHECK, format!("{DATABASE_URL} {error}"), "correct it"),
+/// Where the configuration says that it is.
+async fn store(config: &Config, env: &Env) -> (Vec<Finding>, Option<Registration>) {
+    let location = match store_location(config) {
+        Ok(Some(location)) => location,
+        Ok(None) => return (vec![Finding::off(STORE, "nothing is kept over a restart, as configured")], None),
+        Err(error) => return (vec![Finding::failed(STORE, format!("{error:#}"), "correct it")], None),
     };
     if let Location::Sqlite { path, .. } = &location
         && !path.exists()
     {
-        return Finding::ok(CHECK, format!("{location}: made when it is first used"));
+        return (vec![Finding::ok(STORE, format!("{location}: made when it is first used"))], None);
     }
     let store = Store::new(location);
     let answer = store.ping().await;
-    store.close().await;
-    match answer {
-        Ok(()) => Finding::ok(CHECK, format!("{} answers", store.location())),
+    let found = match answer {
+        Ok(()) => {
+            let mut findings = vec![Finding::ok(STORE, format!("{} answers", store.location()))];
+            let known = registered(config, env, &store).await;
+            findings.extend(registrations(known.as_ref()));
+            (findings, known.ok())
+        }
         Err(error) => {
-            let advice = format!("start the database, or correct {DATABASE_URL}");
-            Finding::failed(CHECK, format!("{}: {error}", store.location()), advice)
+            let advice = "start the database, or correct `store.url` or DATABASE_URL";
+            (vec![Finding::failed(STORE, format!("{}: {error}", store.location()), advice)], None)
+        }
+    };
+    store.close().await;
+    found
+}
+
+fn registrations(known: Result<&Registration, &anyhow::Error>) -> Vec<Finding> {
+    const CHECK: &str = "registered";
+    match known {
+        Err(error) => {
+            vec![Finding::failed(CHECK, format!("it cannot be read: {error:#}"), "see the line of the store")]
+        }
+        Ok(Registration { counts: (accounts, keys), problems, .. }) => {
+            let left_out = problems.iter().map(|(id, problem)| {
+                let advice = "set the ENCRYPTION_KEY it was sealed with, or register it anew (`auth-pool accounts`)";
+                Finding::failed(CHECK, format!("the account {id} is not in the pool: {problem}"), advice)
+            });
+            std::iter::once(Finding::ok(CHECK, format!("{accounts} accounts, {keys} client keys")))
+                .chain(left_out)
+                .collect()
         }
     }
 }
@@ -123,28 +161,53 @@ mod tests {
     use super::*;
     use crate::doctor::Verdict;
 
+    fn env(vars: &[(&str, &str)]) -> Env {
+        vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
     #[test]
     fn a_key_has_64_hexadecimal_digits_and_is_never_shown() {
-        assert_eq!(encryption_key(None).verdict, Verdict::Off);
-        assert_eq!(encryption_key(Some(&"0aF".repeat(22)[..64])).verdict, Verdict::Ok);
-        for bad in ["secret".to_owned(), "0".repeat(63), "g".repeat(64)] {
-            let finding = encryption_key(Some(&bad));
+        let check = |key: &str| encryption_key(&env(&[(ENCRYPTION_KEY, key)]));
+        assert_eq!(encryption_key(&env(&[])).verdict, Verdict::Off);
+        assert_eq!(check(&"0aF".repeat(22)[..64]).verdict, Verdict::Ok);
+        for bad in ["secret".to_owned(), "0123456789abcde".repeat(5)[..63].to_owned(), "g".repeat(64)] {
+            let finding = check(&bad);
             assert_eq!(finding.verdict, Verdict::Failed);
             assert!(!format!("{finding:?}").contains(&bad), "{finding:?}");
         }
+        let finding =
+            encryption_key(&env(&[(ENCRYPTION_KEY, &"0aF".repeat(22)[..64]), ("ENCRYPTION_KEY_PREVIOUS", "x")]));
+        assert_eq!(finding.verdict, Verdict::Failed, "{finding:?}");
+    }
+
+    /// What is said of the store that a file and the environment name.
+    async fn store_of(file: &serde_json::Value, vars: &[(&str, &str)]) -> Vec<Finding> {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join(".claude")).unwrap();
+        let path = home.path().join("auth-pool.json");
+        std::fs::write(&path, file.to_string()).unwrap();
+        let home = home.path().to_string_lossy().into_owned();
+        let env = env(&[vars, &[("HOME", home.as_str())]].concat());
+        let config = crate::config::load(&env, &crate::config::Overrides { config: Some(path), listen: None }).unwrap();
+        store(&config, &env).await.0
     }
 
     #[tokio::test]
     async fn services_that_do_not_answer_are_named_without_their_passwords() {
         // Nothing listens on the discard port of this machine.
-        let finding = store(Some("postgres://me:s3cret@127.0.0.1:9/pool")).await;
-        assert_eq!(finding.verdict, Verdict::Failed, "{finding:?}");
-        assert!(!format!("{finding:?}").contains("s3cret"), "{finding:?}");
-        assert_eq!(store(Some("mysql://127.0.0.1")).await.verdict, Verdict::Failed);
-        assert_eq!(store(None).await.verdict, Verdict::Off);
+        let gone = "postgres://me:s3cret@127.0.0.1:9/pool";
+        let by_file = store_of(&serde_json::json!({ "store": { "url": gone } }), &[]).await;
+        let by_environment = store_of(&serde_json::json!({}), &[("DATABASE_URL", gone)]).await;
+        for findings in [by_file, by_environment] {
+            assert_eq!((findings.len(), findings[0].verdict), (1, Verdict::Failed), "{findings:?}");
+            assert!(!format!("{findings:?}").contains("s3cret"), "{findings:?}");
+        }
+        let none = store_of(&serde_json::json!({ "store": { "url": "none" } }), &[]).await;
+        assert_eq!(none[0].verdict, Verdict::Off);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pool.sqlite");
-        assert_eq!(store(Some(&format!("sqlite:{}", file.display()))).await.verdict, Verdict::Ok);
+        let fresh = store_of(&serde_json::json!({ "store": { "path": file } }), &[]).await;
+        assert_eq!(fresh[0].verdict, Verdict::Ok, "{fresh:?}");
         assert!(!file.exists(), "looking changes nothing");
 
         let tasks = Tasks::default();

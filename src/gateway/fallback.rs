@@ -53,7 +53,7 @@ impl PooledGateway {
         }
         let mut first: Option<GatewayError> = None;
         let mut reason: Option<String> = None;
-        let may_leave = self.may_leave_the_pool(call);
+        let may_leave = self.may_leave_the_pool(&call.client);
         for one in routing.order() {
             let outcome = match one {
                 None => self.begin_in_pool(call, deadline, trace).await,
@@ -75,16 +75,16 @@ impl PooledGateway {
     }
 
     /// Whether a client may use what is not of the pool.
-    fn may_leave_the_pool(&self, call: &Call) -> bool {
+    pub(super) fn may_leave_the_pool(&self, client: &str) -> bool {
         self.clients()
-            .only(&call.client)
+            .only(client)
             .is_none_or(|only| only.subscriptions.is_none() && !matches!(only.realm, Realm::Organization(_)))
     }
 
     /// How a request waits for a busy pool: not long if somebody else can take it.
     pub(super) fn queue_for(&self, call: &Call, queue: QueueSettings) -> QueueSettings {
         let routing = self.routing();
-        let waits = call.backend.is_some() || !routing.has_substitute() || !self.may_leave_the_pool(call);
+        let waits = call.backend.is_some() || !routing.has_substitute() || !self.may_leave_the_pool(&call.client);
         if waits { queue } else { QueueSettings { timeout: queue.timeout.min(routing.patience), ..queue } }
     }
 
@@ -110,7 +110,7 @@ impl PooledGateway {
         deadline: Instant,
         trace: Option<&Arc<Trace>>,
     ) -> Result<Answer, GatewayError> {
-        if !self.may_leave_the_pool(call) {
+        if !self.may_leave_the_pool(&call.client) {
             let message = format!("this client key may not use the backend '{}'", named.name());
             return Err(GatewayError::NotAllowed { message });
         }

@@ -17,6 +17,7 @@ mod lease;
 #[cfg(test)]
 mod limits_corpus;
 mod looks;
+mod models;
 mod operate;
 mod outbox;
 mod pooled;
@@ -71,6 +72,12 @@ pub trait Gateway: Send + Sync + 'static {
         None
     }
 
+    /// The models of backends beside the pool that a client may ask for.
+    fn models_of_backends(&self, client: &str) -> Vec<BackendModel> {
+        let _ = client;
+        Vec::new()
+    }
+
     /// What `GET /health` tells. Must be quick: monitors ask often.
     fn health(&self) -> HealthReport;
 
@@ -104,6 +111,15 @@ pub enum ModelNames {
     Known,
     /// Any: the backend judges.
     Any,
+}
+
+/// A model of a backend beside the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendModel {
+    /// `BACKEND/MODEL`, as `model` of a request takes it.
+    pub id: String,
+    /// The backend.
+    pub backend: Arc<str>,
 }
 
 /// Which decisions the operator asks for.

@@ -27,8 +27,8 @@ use super::routing::Routing;
 use super::runaway::Runaways;
 use super::transcripts::Transcripts;
 use super::{
-    Answer, BackendHealth, Call, DecisionFilter, Feed, Gateway, GatewayError, HealthReport, ModelNames, PoolHealth,
-    QueueSettings, SessionHint, Settings, operate,
+    Answer, BackendHealth, BackendModel, Call, DecisionFilter, Feed, Gateway, GatewayError, HealthReport, ModelNames,
+    PoolHealth, QueueSettings, SessionHint, Settings, operate,
 };
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Caller, Failure, FailureKind, Fault};
@@ -476,6 +476,10 @@ impl Gateway for PooledGateway {
     fn names(&self, name: &str) -> Option<ModelNames> {
         let target = self.target(name)?;
         Some(if target.takes_any_model() { ModelNames::Any } else { ModelNames::Known })
+    }
+
+    fn models_of_backends(&self, client: &str) -> Vec<BackendModel> {
+        self.models_beside(client)
     }
 
     fn health(&self) -> HealthReport {

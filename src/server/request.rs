@@ -167,6 +167,9 @@ fn admit(
     if !found.route.takes(method) {
         return Err(Denial::WrongMethod { method: method.to_string(), path: shown_path(), allow });
     }
+    if settings.is_locked && found.route.access() != Access::Open {
+        return Err(Denial::KeysUnknown);
+    }
     if shared.is_exposed && settings.client_keys.is_empty() && found.route.access() != Access::Open {
         return Err(Denial::MissingKey);
     }
@@ -236,8 +239,11 @@ async fn serve(
             let body = body::read(body, &parts.headers, settings, held).await?;
             openai::chat::create(gateway, caller, found.name.as_deref(), body).await
         }
-        Route::Models => openai::models::list(&gateway.catalog(), caller),
-        Route::Model => openai::models::show(&gateway.catalog(), caller, &found.name.unwrap_or_default()),
+        Route::Models => openai::models::list(&gateway.catalog(), &gateway.models_of_backends(&caller.client), caller),
+        Route::Model => {
+            let beside = gateway.models_of_backends(&caller.client);
+            openai::models::show(&gateway.catalog(), &beside, caller, &found.name.unwrap_or_default())
+        }
         Route::Health => ops::health(gateway),
         Route::Live => ops::live(),
         Route::Ready => ops::ready(gateway),

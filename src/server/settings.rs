@@ -37,6 +37,8 @@ pub struct Settings {
     pub requests_per_minute: Option<NonZeroU32>,
     /// Who may come in. Empty lets in everybody who can reach the server, as long as no browser brings them.
     pub client_keys: Vec<ClientKey>,
+    /// Nobody comes in for now, because it is not known who may.
+    pub is_locked: bool,
 }
 
 impl Default for Settings {
@@ -56,6 +58,7 @@ impl Default for Settings {
             max_connections: 1024,
             requests_per_minute: None,
             client_keys: Vec::new(),
+            is_locked: false,
         }
     }
 }

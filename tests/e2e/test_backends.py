@@ -87,3 +87,36 @@ def test_a_key_in_the_environment_is_all_it_takes(build: Build, tmp_path: Path, 
         assert "claude-sonnet-5" in {model.id for model in client.models.list()}
     finally:
         assert daemon.stop() == 0
+
+
+def test_the_models_of_backends_are_listed_and_asked_by_their_names(start: Start, standin: Standin) -> None:
+    backends = [
+        {"name": "reserve", "type": "anthropic-api", "baseUrl": standin.url, "apiKeyEnv": "KEY_reserve"},
+        {
+            "name": "router",
+            "type": "openai-api",
+            "baseUrl": "http://127.0.0.1:9/v1",
+            "models": {"opus": "vendor/claude-opus", "*": "llama"},
+        },
+    ]
+    proxy = start(subscriptions=0, accounts=[account("a", standin.url)], env=KEYS, backends=backends)
+    client = proxy.openai()
+    listed = {model.id: model.owned_by for model in client.models.list()}
+    assert listed["sonnet"] == "anthropic"
+    beside = {name: owner for name, owner in listed.items() if owner != "anthropic"}
+    assert beside == dict.fromkeys(("reserve/haiku", "reserve/opus", "reserve/sonnet"), "reserve") | dict.fromkeys(
+        ("router/llama", "router/opus", "router/vendor/claude-opus"), "router"
+    )
+    assert client.models.retrieve("router/vendor/claude-opus").owned_by == "router"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("reserve/no-such-model")
+    answer = ask(client, "hello", model="reserve/sonnet")
+    assert (answer.model, answer.choices[0].message.content) == ("reserve/sonnet", "You said: hello. (turn 1)")
+    assert standin.last().bearer == "reserve"
+    with pytest.raises(openai.APIStatusError) as refused:
+        ask(client, "hello", model="router/vendor/claude-opus")
+    assert refused.value.status_code == 502, "nobody listens there"
+    for unknown in ("nobody/sonnet", "reserve/no-such-model"):
+        with pytest.raises(openai.NotFoundError) as caught:
+            ask(client, "hello", model=unknown)
+        assert caught.value.code == "model_not_found"

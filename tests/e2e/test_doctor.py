@@ -66,6 +66,42 @@ def test_a_bad_configuration_ends_the_examination_early(build: Build, tmp_path: 
     assert not any(check["check"].startswith("CLI") for check in report["checks"])
 
 
+def test_the_store_and_its_accounts_are_found_where_the_configuration_says(
+    build: Build, standin: Standin, tmp_path: Path
+) -> None:
+    """By `store.path` of the file, not by the environment; and a registered profile's login is asked for too."""
+    cli = tmp_path / "claude"
+    # What the installed CLI can do is tried elsewhere; here it only tells of logins.
+    cli.write_text("#!/bin/sh\n[ \"$1\" = auth ] && echo '{\"loggedIn\": true, \"authMethod\": \"oauth_token\"}'\n")
+    cli.chmod(0o755)
+    config = {
+        "subscriptions": [{"id": "house", "type": "api", "apiKeyEnv": "ANTHROPIC_API_KEY", "weeklyBudget": 1}],
+        "claude": {"command": str(cli)},
+        "store": {"path": "kept/pool.db"},
+    }
+    file = write(tmp_path / "auth-pool.json", config)
+    env = {"ENCRYPTION_KEY": "0123456789abcdef" * 4, "TOKEN": "sk-ant-oat01-fake-later", "ANTHROPIC_API_KEY": "sk-ant-x-y"}
+    at = ("--config", file, "--url", "http://127.0.0.1:9")
+    added = run(build, tmp_path, "accounts", "add", "later", "--type", "claude-max", "--secret-env", "TOKEN", *at, **env)
+    assert added.returncode == 0, added.stderr
+
+    def checks(**more: str) -> dict[str, Any]:
+        done = run(build, tmp_path, "doctor", "--json", "--config", file, **env | more)
+        assert "sk-ant" not in done.stdout + done.stderr
+        return {check["check"]: check for check in json.loads(done.stdout)["checks"]}
+
+    found = checks()
+    for name in ("ENCRYPTION_KEY", "store", "registered", "default account", "login later", "clock"):
+        assert found[name]["verdict"] == "ok", found.get(name)
+    assert {"Redis", "Slack", "disk, state directory"} <= set(found)
+    assert "kept/pool.db answers" in found["store"]["seen"]
+    assert found["registered"]["seen"] == "1 accounts, 0 client keys"
+    assert found["login later"]["seen"] == "logged in (oauth_token)"
+    # With another key nobody can open what is sealed.
+    found = checks(ENCRYPTION_KEY="fedcba9876543210" * 4)
+    assert found["registered"]["verdict"] == "failed" and "ENCRYPTION_KEY" in found["registered"]["todo"]
+
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -10,6 +10,7 @@ from conftest import Start
 from harness.chat import ask
 from harness.proxy import Proxy
 from harness.standin import TOKEN, Standin
+from harness.waiting import wait_until
 
 
 def test_health_tells_of_pool_and_processes_in_no_time(proxy: Proxy) -> None:
@@ -98,3 +99,22 @@ def test_a_changed_configuration_is_followed(start: Start, standin: Standin) -> 
 def test_who_comes_through_a_proxy_is_no_operator(proxy: Proxy, path: str) -> None:
     answer = httpx.get(f"{proxy.url}{path}", headers={"x-forwarded-for": "203.0.113.9"}, trust_env=False)
     assert answer.status_code == (403 if path.startswith("/debug") else 200)
+
+
+def test_a_request_is_found_in_the_log_by_its_id(proxy: Proxy) -> None:
+    """Also one that was refused; an id that could break a log line is replaced."""
+    asked = {"model": "sonnet", "messages": [{"role": "user", "content": "Hello"}]}
+    for number, (path, body, status) in enumerate(
+        [("/v1/chat/completions", asked, 200), ("/v1/chat/completions", {}, 400), ("/nowhere", asked, 404)]
+    ):
+        sent = f"mine-{time.time_ns()}-{number}"
+        answer = proxy.http.post(path, json=body, headers={"x-request-id": sent})
+        assert (answer.status_code, answer.headers["x-request-id"]) == (status, sent)
+        (line,) = wait_until(
+            lambda: [line for line in proxy.daemon.log().splitlines() if f"id={sent} " in line and "answered" in line],
+            "the line of the request",
+        )
+        assert f"status={status}" in line and f'path="{path}"' in line
+    odd = proxy.http.get("/v1/models", headers={"x-request-id": "a b\tc"}).headers["x-request-id"]
+    made = proxy.http.get("/v1/models").headers["x-request-id"]
+    assert " " not in odd and odd != made and len(made) == 36

@@ -276,9 +276,16 @@ def test_a_database_that_goes_away_under_load_fails_no_chat(
 
 
 def test_a_start_without_the_database_serves_and_remembers_later(start: Start, standin: Standin, postgres: Postgres) -> None:
-    url = new_database(postgres)
-    first = start(env={"DATABASE_URL": url}, subscriptions=1, spares=1)
-    client = first.openai()
+    url, key = new_database(postgres), "a-key-of-the-file-itself"
+    # With a key in the file it is known who may come in, whatever the store holds.
+    settings: dict[str, Any] = {
+        "env": {"DATABASE_URL": url, "FILE_KEY": key},
+        "clientKeys": [{"name": "boss", "env": "FILE_KEY", "admin": True}],
+        "subscriptions": 1,
+        "spares": 1,
+    }
+    first = start(**settings)
+    client = first.openai(api_key=key)
     client.chat.completions.create(model=EXACT, messages=[user("One")])
     wait_until(lambda: len(kept(url)) == 1, "the record", 30)
     first.stop()
@@ -286,9 +293,10 @@ def test_a_start_without_the_database_serves_and_remembers_later(start: Start, s
 
     postgres.halt()
     try:
-        second = start(env={"DATABASE_URL": url}, subscriptions=1, spares=1)
+        second = start(**settings)
+        second.http.headers["authorization"] = f"Bearer {key}"
         assert second.debug()["store"]["ok"] is False
-        second.openai().chat.completions.create(model=EXACT, messages=[user("Two, without a database")])
+        second.openai(api_key=key).chat.completions.create(model=EXACT, messages=[user("Two, without a database")])
     finally:
         postgres.again()
     wait_until(lambda: len(kept(url)) == 2, "both records", 60)
@@ -297,3 +305,20 @@ def test_a_start_without_the_database_serves_and_remembers_later(start: Start, s
     assert "AUTH_POOL" not in second.debug()["store"]["location"]
     password = url.split(":")[2].split("@")[0]
     assert password not in str(second.debug()) and password not in second.daemon.log()
+
+
+def test_while_it_is_not_known_who_may_come_in_nobody_does(start: Start, standin: Standin, postgres: Postgres) -> None:
+    """Keys that were made over HTTP are in the store only: one that is away must not let everybody in."""
+    url = new_database(postgres)
+    postgres.halt()
+    try:
+        proxy = start(env={"DATABASE_URL": url}, subscriptions=1)
+        assert proxy.http.get("/health").status_code == 200
+        for path in ("/v1/models", "/debug/auth-pool", "/api/v1/admin/client-keys"):
+            refused = proxy.http.get(path, headers={"authorization": "Bearer whatever"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable"), path
+    finally:
+        postgres.again()
+    wait_until(lambda: proxy.http.get("/v1/models").status_code == 200, "the door to open", 60)
+    answer = proxy.openai().chat.completions.create(model=EXACT, messages=[user("One")])
+    assert answer.choices[0].finish_reason == "stop"

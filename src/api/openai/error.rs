@@ -314,6 +314,10 @@ fn until_reset(report: &LimitReport) -> Option<Duration> {
 impl From<Denial> for Error {
     fn from(denial: Denial) -> Self {
         match denial {
+            Denial::KeysUnknown => Self::new(
+                Cause::StoreFailed,
+                "Who may use this server is not known, because its store cannot be read. Try again in a moment.",
+            ),
             Denial::MissingKey => Self::new(
                 Cause::InvalidKey,
                 "You didn't provide an API key. Send a client key of this server in the Authorization header \

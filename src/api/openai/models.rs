@@ -7,6 +7,7 @@ use super::error::{Cause, Error};
 use crate::api::field::excerpt;
 use crate::api::{Caller, Reply};
 use crate::conversation::{Catalog, Model};
+use crate::gateway::BackendModel;
 
 /// A model as OpenAI lists it.
 #[derive(Serialize)]
@@ -14,23 +15,30 @@ struct Listed<'a> {
     id: &'a str,
     object: &'static str,
     created: i64,
-    owned_by: &'static str,
+    owned_by: &'a str,
 }
 
-/// Every name the caller may send as `model`.
-pub fn list(catalog: &Catalog, caller: &Caller) -> Reply {
+/// Every name the caller may send as `model`; `beside` are those of backends beside the pool.
+pub fn list(catalog: &Catalog, beside: &[BackendModel], caller: &Caller) -> Reply {
     #[derive(Serialize)]
     struct List<'a> {
         object: &'static str,
         data: Vec<Listed<'a>>,
     }
     let names = catalog.iter().filter(|(name, model)| allows(caller, catalog, name, model));
-    let data = names.map(|(name, model)| listed(name, model)).collect();
+    let beside = beside.iter().filter(|model| allows_beside(caller, model)).map(listed_beside);
+    let data = names.map(|(name, model)| listed(name, model)).chain(beside).collect();
     Reply::json(StatusCode::OK, &List { object: "list", data })
 }
 
 /// One model, by any name it has.
-pub fn show(catalog: &Catalog, caller: &Caller, name: &str) -> Reply {
+pub fn show(catalog: &Catalog, beside: &[BackendModel], caller: &Caller, name: &str) -> Reply {
+    if let Some(model) = beside.iter().find(|model| model.id == name) {
+        if !allows_beside(caller, model) {
+            return not_allowed(name).into();
+        }
+        return Reply::json(StatusCode::OK, &listed_beside(model));
+    }
     let Some(model) = catalog.resolve(name) else { return not_found(catalog, name).into() };
     if !allows(caller, catalog, name, model) {
         return not_allowed(name).into();
@@ -43,6 +51,11 @@ pub(super) fn allows(caller: &Caller, catalog: &Catalog, name: &str, model: &Mod
     caller.models.as_ref().is_none_or(|allowed| {
         allowed.iter().any(|entry| entry == name || catalog.resolve(entry).is_some_and(|known| known.id == model.id))
     })
+}
+
+/// Whether the caller's key may use a model of a backend: its list holds that very name.
+pub(super) fn allows_beside(caller: &Caller, model: &BackendModel) -> bool {
+    caller.models.as_ref().is_none_or(|allowed| allowed.contains(&model.id))
 }
 
 pub(super) fn not_found(catalog: &Catalog, name: &str) -> Error {
@@ -58,6 +71,10 @@ pub(super) fn not_allowed(name: &str) -> Error {
 
 fn listed<'a>(name: &'a str, model: &Model) -> Listed<'a> {
     Listed { id: name, object: "model", created: release(&model.id), owned_by: "anthropic" }
+}
+
+fn listed_beside(model: &BackendModel) -> Listed<'_> {
+    Listed { id: &model.id, object: "model", created: 0, owned_by: &model.backend }
 }
 
 /// The day in a dated id (`claude-opus-4-1-20250805`) in Unix seconds; 0 where the id tells none.
@@ -91,7 +108,7 @@ mod tests {
     fn a_key_sees_its_models_under_all_their_names() {
         let catalog = Catalog::new([("opus", "claude-opus-4-8")], [("gpt-4o", "opus")]);
         let names = |models: Option<&[&str]>| -> Vec<String> {
-            let list = json(list(&catalog, &caller(models)));
+            let list = json(list(&catalog, &[], &caller(models)));
             let data = list["data"].as_array().cloned().unwrap_or_default();
             data.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect()
         };
@@ -103,15 +120,31 @@ mod tests {
     #[test]
     fn an_unknown_model_is_answered_with_the_nearest() {
         let catalog = Catalog::new([], []);
-        let reply = show(&catalog, &caller(None), "claude-opus-4-88");
+        let reply = show(&catalog, &[], &caller(None), "claude-opus-4-88");
         assert_eq!(reply.status, StatusCode::NOT_FOUND);
         let body = json(reply);
         assert_eq!(body["error"]["code"], "model_not_found");
         assert!(body["error"]["message"].as_str().is_some_and(|text| text.contains("Did you mean 'claude-opus-4-8'?")));
         assert_eq!(
-            show(&catalog, &caller(Some(&["claude-sonnet-5"])), "claude-opus-4-8").status,
+            show(&catalog, &[], &caller(Some(&["claude-sonnet-5"])), "claude-opus-4-8").status,
             StatusCode::FORBIDDEN
         );
+    }
+
+    #[test]
+    fn the_models_of_backends_are_listed_under_the_names_they_are_asked_by() {
+        let catalog = Catalog::new([], []);
+        let beside = [BackendModel { id: "router/llama".to_owned(), backend: "router".into() }];
+        let expected =
+            serde_json::json!({ "id": "router/llama", "object": "model", "created": 0, "owned_by": "router" });
+        let all = json(list(&catalog, &beside, &caller(None)));
+        assert_eq!(all["data"].as_array().and_then(|data| data.last()), Some(&expected));
+        assert_eq!(json(show(&catalog, &beside, &caller(None), "router/llama")), expected);
+        assert_eq!(show(&catalog, &beside, &caller(None), "router/other").status, StatusCode::NOT_FOUND);
+        let narrow = caller(Some(&["sonnet"]));
+        assert_eq!(json(list(&catalog, &beside, &narrow))["data"].as_array().map(Vec::len), Some(0));
+        assert_eq!(show(&catalog, &beside, &narrow, "router/llama").status, StatusCode::FORBIDDEN);
+        assert_eq!(show(&catalog, &beside, &caller(Some(&["router/llama"])), "router/llama").status, StatusCode::OK);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod limits;
 pub mod organization;
 mod turn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -55,6 +55,13 @@ impl Backend for AnthropicApi {
     fn run(&self, request: &Request, _caller: &Caller) -> EventStream {
         let model = mapped(&self.models, &request.model).unwrap_or(&request.model.id);
         turn::Turn::new(Arc::clone(&request.model)).run(self.endpoint.clone(), body::body(request, model))
+    }
+
+    /// Claude's families, and whatever else its operator has a name for.
+    fn models(&self) -> Vec<String> {
+        let families = ["haiku", "opus", "sonnet"].map(str::to_owned);
+        let named = self.models.keys().filter(|name| *name != "*").cloned();
+        named.chain(families).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn check(&self) -> BoxFuture<'static, Result<String, Failure>> {

@@ -8,7 +8,7 @@ mod chunk;
 mod classify;
 mod turn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _};
@@ -71,7 +71,21 @@ fn limit_field(base_url: &str) -> &'static str {
     if is_at("openai.com") || is_at("openai.azure.com") { "max_completion_tokens" } else { "max_tokens" }
 }
 
+impl OpenAiApi {
+    /// Whether a model that is asked for by the endpoint's own name for it is that model there.
+    fn takes_its_own(&self, name: &str) -> bool {
+        self.name(&Model::named(name)) == Some(name)
+    }
+}
+
 impl Backend for OpenAiApi {
+    /// What its operator has a name for, by that name and by the endpoint's own. Nobody asks the endpoint for others.
+    fn models(&self) -> Vec<String> {
+        let named = self.models.keys().filter(|name| *name != "*");
+        let own = self.models.values().filter(|name| self.takes_its_own(name));
+        named.chain(own).cloned().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     fn run(&self, request: &Request, _caller: &Caller) -> EventStream {
         let Some(model) = self.name(&request.model) else {
             let detail = format!("the backend has no name for the model '{}'", request.model.id);

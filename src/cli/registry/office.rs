@@ -70,14 +70,21 @@ impl Office {
         let location = store_location(&config)?;
         let location = location.context("nothing is listening, and the configuration says that nothing is kept")?;
         note(&format!("nothing is listening on {base}: working on the store itself"));
+        let subscriptions = config.subscriptions.into_iter().map(|member| member.id).collect();
         let configured = config.client_keys;
+        let key_names = configured.iter().map(config::ClientKey::full_name).collect();
         let operators =
             configured.iter().filter(|key| key.scopes.contains(&Scope::Admin) && key.organization.is_none());
         let keys = ConfiguredKeys { admins: operators.count(), all: configured.len() };
         let profiles = env.state_dir().unwrap_or_default().join("profiles");
         let vault = vault(env)?.map(Arc::new);
         let store = Store::open(location).await?;
-        Ok(Self::Store(Box::new(Admin::new(store, vault, Arc::new(Alone { keys }), profiles))))
+        Ok(Self::Store(Box::new(Admin::new(
+            store,
+            vault,
+            Arc::new(Alone { keys, key_names, subscriptions }),
+            profiles,
+        ))))
     }
 
     /// Sends a request; `path` begins behind `/api/v1/admin/`.

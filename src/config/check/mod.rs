@@ -64,6 +64,7 @@ pub(super) fn config(file: raw::File, context: &Context<'_>, findings: &mut Find
     let store = store::check(&file.store, context, findings);
     Config {
         source: context.source.clone(),
+        beside: Vec::new(),
         enabled: context.pool_enabled(),
         subscriptions,
         max_clients_per_subscription: file.max_clients_per_subscription,

@@ -53,7 +53,12 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, backend: Option<&str>, b
         None => ModelNames::Known,
         Some(name) => gateway.names(name).ok_or_else(|| unknown_backend(name))?,
     };
-    let chat = parse(gateway.catalog(), caller.clone(), names, body).await?;
+    let (chat, backend) = match parse(gateway.catalog(), caller.clone(), (names, None), body.clone()).await {
+        Err(error) if backend.is_none() && error.cause == Cause::UnknownModel => {
+            parse_for_backend(gateway, caller, body, error).await?
+        }
+        parsed => (parsed?, backend.map(Arc::from)),
+    };
     let sent_session = match &chat.session {
         SessionHint::Session(id) | SessionHint::Header(id) => Some(id.to_string()),
         SessionHint::CacheKey(_) | SessionHint::None => None,
@@ -66,7 +71,7 @@ async fn answer(gateway: &dyn Gateway, caller: &Caller, backend: Option<&str>, b
         client: Arc::clone(&caller.client),
         stream: chat.stream,
         priority: chat.priority,
-        backend: backend.map(Into::into),
+        backend,
     };
     let Answer { subscription, backend, session_id, decision_reason, cache_is_warm, events } =
         gateway.chat(call).await?;
@@ -107,12 +112,34 @@ fn unknown_backend(name: &str) -> Error {
     Denial::UnknownRoute { method: "POST".to_owned(), path }.into()
 }
 
+/// A request whose model is `BACKEND/MODEL` is for that backend; any other is refused as it was.
+async fn parse_for_backend(
+    gateway: &dyn Gateway,
+    caller: &Caller,
+    body: Bytes,
+    unknown: Error,
+) -> Result<(ChatRequest, Option<Arc<str>>), Error> {
+    let model = request::model_of(&body).unwrap_or_default();
+    let Some((backend, _)) = model.split_once('/') else { return Err(unknown) };
+    let Some(names) = gateway.names(backend) else { return Err(unknown) };
+    let backend: Arc<str> = backend.into();
+    let chat = parse(gateway.catalog(), caller.clone(), (names, Some(Arc::clone(&backend))), body).await?;
+    Ok((chat, Some(backend)))
+}
+
 /// Reads a request; a large one aside from the threads that carry everybody's streams.
-async fn parse(catalog: Arc<Catalog>, caller: Caller, names: ModelNames, body: Bytes) -> Result<ChatRequest, Error> {
-    if body.len() < LARGE {
-        return request::parse(&body, &catalog, &caller, names);
+async fn parse(
+    catalog: Arc<Catalog>,
+    caller: Caller,
+    (names, backend): (ModelNames, Option<Arc<str>>),
+    body: Bytes,
+) -> Result<ChatRequest, Error> {
+    let is_small = body.len() < LARGE;
+    let parse = move || request::parse(&body, &catalog, &caller, names, backend.as_deref());
+    if is_small {
+        return parse();
     }
-    let parsed = tokio::task::spawn_blocking(move || request::parse(&body, &catalog, &caller, names));
+    let parsed = tokio::task::spawn_blocking(parse);
     parsed.await.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "The request could not be read.")))
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::content::{Part, Speaker, parts};
@@ -39,19 +40,36 @@ const MOST_STOPS: usize = 16;
 /// The longest session id, in characters.
 const LONGEST_SESSION: usize = 256;
 
-/// Reads a request. The first mistake is told, with its path.
-pub(super) fn parse(body: &[u8], catalog: &Catalog, caller: &Caller, names: ModelNames) -> Result<ChatRequest, Error> {
+/// The model that a request names; `None` if that cannot be told.
+pub(super) fn model_of(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        model: String,
+    }
+    serde_json::from_slice::<Named>(body).ok().map(|named| named.model)
+}
+
+/// Reads a request. The first mistake is told, with its path. Where the model's name begins with `backend` and a slash, it
+/// is the model of that name there.
+pub(super) fn parse(
+    body: &[u8],
+    catalog: &Catalog,
+    caller: &Caller,
+    names: ModelNames,
+    backend: Option<&str>,
+) -> Result<ChatRequest, Error> {
     let root = Path::Root;
     let mut request = document(body)?;
     let model_at = root.key("model");
     let name = string(require(&mut request, "model", &root)?, &model_at)?;
-    let model = match catalog.resolve(&name) {
+    let own = backend.and_then(|backend| name.strip_prefix(backend)?.strip_prefix('/')).unwrap_or(&name);
+    let model = match catalog.resolve(own) {
         Some(model) => Arc::clone(model),
-        None if names == ModelNames::Any => Arc::new(Model::named(&name)),
+        None if names == ModelNames::Any => Arc::new(Model::named(own)),
         None => return Err(models::not_found(catalog, &name)),
     };
     let model = &model;
-    if !models::allows(caller, catalog, &name, model) {
+    if !models::allows(caller, catalog, own, model) && !models::allows(caller, catalog, &name, model) {
         return Err(models::not_allowed(&name));
     }
     parameters::screen(&mut request)?;

@@ -20,7 +20,7 @@ fn read_with(extra: Value, header: Option<&[u8]>) -> Result<ChatRequest, Error> 
         is_operator: false,
         session_header: header.map(<[u8]>::to_vec),
     };
-    parse(&body(extra), &catalog, &caller, ModelNames::Known)
+    parse(&body(extra), &catalog, &caller, ModelNames::Known, None)
 }
 
 #[track_caller]
@@ -179,7 +179,7 @@ fn a_key_with_a_list_may_use_only_its_models() {
             is_operator: false,
             session_header: None,
         };
-        parse(&body(json!({})), &catalog, &caller, ModelNames::Known).map(|_| ()).map_err(|error| error.cause)
+        parse(&body(json!({})), &catalog, &caller, ModelNames::Known, None).map(|_| ()).map_err(|error| error.cause)
     };
     assert_eq!(check(&["claude-sonnet-5"]), Ok(()));
     assert_eq!(check(&["claude-opus-4-8"]), Err(crate::api::openai::error::Cause::NotAllowed));
