@@ -25,4 +25,5 @@ mod shared;
 mod spares;
 mod store;
 mod structured;
+mod tool_results;
 mod usage;
