@@ -99,9 +99,8 @@ async fn rewrite(home: &Path, round: usize, provider: &str, app: &App, client: &
         if answer.status() == 200 {
             break;
         }
-        if written.elapsed() > PATIENCE {
-            panic!("the change was not noticed: {}", answer.text().await.unwrap_or_default());
-        }
+        let text = answer.text().await.unwrap_or_default();
+        assert!(written.elapsed() < PATIENCE, "the change was not noticed: {text}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     written.elapsed().as_secs_f64() * 1e3
