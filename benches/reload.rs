@@ -35,16 +35,19 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// A configuration in which each round has another member at the front and another one at the end.
+/// A configuration in which each round has another member at the front and another one at the end, which alone serves
+/// what is asked of the backend `newest-ROUND`.
 fn file(round: usize, provider: &str) -> String {
     let member = |number: usize| {
         json!({
-            "id": format!("m{number:04}"), "type": "api", "apiKeyEnv": "KEY", "baseUrl": provider,
+            "id": format!("m{number:04}"), "type": "api", "apiKeyEnv": format!("KEY_{number:04}"), "baseUrl": provider,
             "weeklyBudget": 1_000_000,
         })
     };
     let members: Vec<Value> = (round..SUBSCRIPTIONS + round).map(member).collect();
-    json!({ "subscriptions": members, "runawayGuard": { "enabled": false } }).to_string()
+    let newest = format!("m{:04}", SUBSCRIPTIONS + round - 1);
+    let named = json!({ "name": format!("newest-{round}"), "type": "claude-cli", "accountId": newest });
+    json!({ "subscriptions": members, "backends": [named], "runawayGuard": { "enabled": false } }).to_string()
 }
 
 #[derive(Default)]
@@ -73,8 +76,10 @@ async fn serve(home: &Path, provider: &str) -> App {
     let path = home.join("auth-pool.json");
     fs::write(&path, file(0, provider)).unwrap();
     let search = Env::from_process().var("PATH").unwrap_or_default().to_owned();
-    let vars = [("HOME", home.display().to_string()), ("PATH", search), ("KEY", "sk-ant-api03-fake-key".to_owned())];
-    let env: Env = vars.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
+    // Everybody has a key of its own: two with the same one would be the same account.
+    let keys = (0..SUBSCRIPTIONS + ROUNDS).map(|key| (format!("KEY_{key:04}"), format!("sk-ant-api03-fake-{key}")));
+    let common = [("HOME".to_owned(), home.display().to_string()), ("PATH".to_owned(), search)];
+    let env: Env = common.into_iter().chain(keys).collect();
     let overrides = Overrides { config: Some(path), listen: Some("127.0.0.1:0".to_owned()) };
     let config = config::load(&env, &overrides).unwrap_or_else(|problems| panic!("{problems}"));
     App::start(config, env, overrides).await.unwrap()
@@ -84,14 +89,18 @@ async fn serve(home: &Path, provider: &str) -> App {
 /// that is new in it.
 async fn rewrite(home: &Path, round: usize, provider: &str, app: &App, client: &reqwest::Client) -> f64 {
     fs::write(home.join("new.json"), file(round, provider)).unwrap();
-    let newest = SUBSCRIPTIONS + round - 1;
-    let url = format!("http://{}/v1/m{newest:04}/chat/completions", app.addr());
+    let url = format!("http://{}/v1/newest-{round}/chat/completions", app.addr());
     let body = json!({ "model": "sonnet", "messages": [{ "role": "user", "content": "hi" }] });
     fs::rename(home.join("new.json"), home.join("auth-pool.json")).unwrap();
     let written = Instant::now();
     // Until then there is nothing by this name.
-    while client.post(&url).json(&body).send().await.unwrap().status() != 200 {
-        assert!(written.elapsed() < PATIENCE, "the change was not noticed");
+    loop {
+        let answer = client.post(&url).json(&body).send().await.unwrap();
+        if answer.status() == 200 {
+            break;
+        }
+        let text = answer.text().await.unwrap_or_default();
+        assert!(written.elapsed() < PATIENCE, "the change was not noticed: {text}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     written.elapsed().as_secs_f64() * 1e3
