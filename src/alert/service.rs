@@ -60,7 +60,7 @@ impl Alerts {
     /// Starts the tasks. `effects` is what the pool does from now on; `weeks` looks at all subscriptions.
     pub fn start(
         settings: Settings,
-        effects: broadcast::Receiver<(Timestamp, Effect)>,
+        effects: broadcast::Receiver<(Timestamp, Arc<[Effect]>)>,
         weeks: impl Fn() -> (Timestamp, Vec<UsageView>) + Send + 'static,
         tasks: &Tasks,
         stop: &CancellationToken,
@@ -157,7 +157,7 @@ impl Shared {
 struct Watch<F> {
     shared: Arc<Shared>,
     changes: watch::Receiver<Vec<Rule>>,
-    effects: broadcast::Receiver<(Timestamp, Effect)>,
+    effects: broadcast::Receiver<(Timestamp, Arc<[Effect]>)>,
     weeks: F,
 }
 
@@ -177,7 +177,11 @@ impl<F: Fn() -> (Timestamp, Vec<UsageView>)> Watch<F> {
                     self.send(book.unfold(now));
                 }
                 effect = self.effects.recv() => match effect {
-                    Ok((now, effect)) => self.send(book.hear(now, &effect)),
+                    Ok((now, effects)) => {
+                        for effect in &*effects {
+                            self.send(book.hear(now, effect));
+                        }
+                    }
                     Err(RecvError::Lagged(missed)) => {
                         self.shared.missed.fetch_add(missed, Ordering::Relaxed);
                         warn!(missed, "too many pool events at once: no alerts are sent for some");

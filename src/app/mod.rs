@@ -10,6 +10,7 @@ mod clients;
 mod http_backends;
 mod organization;
 mod parts;
+mod rebalancer;
 mod recording;
 mod registry;
 mod reload;
@@ -122,7 +123,7 @@ impl App {
         let addr = *server.addresses().first().context("the server listens nowhere")?;
         let drain_timeout = config.server.drain_timeout;
         gateway.route(http.routing(&config));
-        upkeep::start(&gateway, &pool, &config, &tasks, &stop);
+        let rebalancer = upkeep::start(&gateway, &pool, &config, &tasks, &stop);
         gateway.show_in_debug("alerts", {
             let alerts = alerts.clone();
             move || alerts.view()
@@ -138,6 +139,7 @@ impl App {
             gateway: gateway.clone(),
             server: server.settings(),
             alerts,
+            rebalancer,
             usage_poll,
             cli_watch,
             replacements,

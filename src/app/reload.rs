@@ -15,6 +15,7 @@ use super::alerts;
 use super::cli_watch::CliWatch;
 use super::http_backends::HttpBackends;
 use super::parts::{self, Profiles};
+use super::rebalancer::Rebalancer;
 use super::registry::{self, Change, Registry};
 use super::usage_poll::UsagePoll;
 use crate::alert::Alerts;
@@ -30,6 +31,7 @@ pub(super) struct Target {
     pub gateway: PooledGateway,
     pub server: Arc<ArcSwap<server::Settings>>,
     pub alerts: Alerts,
+    pub rebalancer: Rebalancer,
     pub usage_poll: UsagePoll,
     pub cli_watch: CliWatch,
     /// Says that the CLI was replaced.
@@ -121,6 +123,7 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     target.gateway.clients().apply(super::clients::rules(new));
     let is_locked = target.registry.hides_keys(new);
     target.server.store(Arc::new(parts::server_settings(new, is_locked)));
+    target.rebalancer.apply(new);
     target.alerts.apply(alerts::settings(new, &target.profiles.env));
     target.gateway.set_config_problems(None);
     for warning in &new.warnings {
@@ -159,8 +162,6 @@ fn needs_restart<'a>(old: &Config, new: &Config) -> impl Iterator<Item = &'a str
         ("capacityTracking.redisTimeout", old_tracking.redis_timeout != new_tracking.redis_timeout),
         ("capacityTracking.syncIntervalSeconds", old_tracking.sync_interval != new_tracking.sync_interval),
         ("store", old.store != new.store),
-        ("rebalancing.enabled", old.rebalancing.enabled != new.rebalancing.enabled),
-        ("rebalancing.intervalSeconds", old.rebalancing.interval != new.rebalancing.interval),
     ];
     changed.into_iter().filter_map(|(field, changed)| changed.then_some(field))
 }

@@ -7,6 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::rebalancer::Rebalancer;
 use crate::config::Config;
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::pool::Effect;
@@ -24,7 +25,7 @@ pub(super) fn start(
     config: &Config,
     tasks: &Tasks,
     stop: &CancellationToken,
-) {
+) -> Rebalancer {
     tasks.spawn(
         "runaway-guard",
         every(GUARD_TICK, stop.clone(), {
@@ -40,23 +41,11 @@ pub(super) fn start(
             async move || keep_up(&pool).await
         }),
     );
-    if config.rebalancing.enabled {
-        tasks.spawn(
-            "rebalancer",
-            every(config.rebalancing.interval, stop.clone(), {
-                let pool = pool.clone();
-                async move || {
-                    // Blocks that have ended are no reason to move.
-                    keep_up(&pool).await;
-                    pool.with(|pool, now| ((), pool.rebalance(now)));
-                }
-            }),
-        );
-    }
+    Rebalancer::start(pool, config, tasks, stop)
 }
 
 /// Lets the pool catch up with the time, step by step: in between requests have their turn.
-async fn keep_up(pool: &SharedPool) {
+pub(super) async fn keep_up(pool: &SharedPool) {
     while pool.with(|pool, now| {
         let effects = pool.tick(now);
         (pool.is_behind(now), effects)
@@ -79,7 +68,7 @@ async fn log_effects(pool: SharedPool, stop: CancellationToken) {
     let mut effects = pool.effects();
     while let Some(effect) = stop.run_until_cancelled(effects.recv()).await {
         match effect {
-            Ok((_, effect)) => log(&effect),
+            Ok((_, effects)) => effects.iter().for_each(log),
             Err(RecvError::Lagged(missed)) => warn!(missed, "too many pool events at once: some are not logged"),
             Err(RecvError::Closed) => return,
         }

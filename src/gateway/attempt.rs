@@ -15,7 +15,7 @@ use crate::pool::Outcome;
 use crate::runtime::tasks::Tasks;
 
 /// Characters of output that count as one token where the provider could not tell.
-const CHARS_PER_TOKEN: u64 = 4;
+pub(super) const CHARS_PER_TOKEN: u64 = 4;
 
 /// A running attempt.
 pub(super) struct Attempt {
@@ -45,8 +45,7 @@ impl Attempt {
         let Some(lease) = &mut self.lease else { return };
         match event {
             Event::Started(usage) => lease.spent.usage = *usage,
-            Event::Text(text) | Event::Thinking(text) => self.output_chars += text.chars().count() as u64,
-            Event::ToolInput { json, .. } => self.output_chars += json.chars().count() as u64,
+            Event::Text(_) | Event::Thinking(_) | Event::ToolInput { .. } => self.output_chars += seen(event),
             Event::Finished { usage, .. } => {
                 self.finished = true;
                 lease.spent.usage = *usage;
@@ -119,6 +118,14 @@ impl Drop for Attempt {
             background: None,
         };
         tasks.spawn("settle", async move { while rest.next().await.is_some() {} });
+    }
+}
+
+/// Characters of output in an event.
+pub(super) fn seen(event: &Event) -> u64 {
+    match event {
+        Event::Text(text) | Event::Thinking(text) | Event::ToolInput { json: text, .. } => text.chars().count() as u64,
+        _ => 0,
     }
 }
 

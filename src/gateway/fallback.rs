@@ -8,29 +8,21 @@
 //! belong to the house.
 
 use std::collections::BTreeSet;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::stream::{Stream, StreamExt as _};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::ask::{estimated_cost, session_key};
-use super::attempt::outcome;
-use super::clients::Spending;
-use super::lease::SharedPool;
+use super::beside::{Account, Run};
 use super::pooled::{Begun, begun};
-use super::record::{Trace, in_a_word};
+use super::record::Trace;
 use super::routing::{NamedBackend, Routing, Target};
 use super::{Answer, Call, GatewayError, PooledGateway, QueueSettings, Served, SessionHint};
-use crate::backend::{Caller, EventStream, Failure, FailureKind, Fault};
-use crate::conversation::{Event, Price, Usage};
-use crate::pool::{Effect, Only, Outcome, Realm, RefusalReason, SessionLabel, Spent};
+use crate::backend::{Caller, Failure, FailureKind, Fault};
+use crate::pool::{Effect, Only, Realm, RefusalReason, SessionLabel};
 use crate::runtime::clock;
-use crate::units::Timestamp;
 
 /// When to come back to a backend that is busy.
 const BUSY: Duration = Duration::from_secs(1);
@@ -136,19 +128,8 @@ impl PooledGateway {
             trace.attempt(named.shared_name());
         }
         let caller = Caller { client: Arc::clone(&call.client) };
-        let account = Account {
-            named: named.clone(),
-            pool: self.pool().clone(),
-            spending,
-            price: call.request.model.price,
-            begun_at: clock::now(),
-            trace: trace.cloned(),
-            usage: Usage::default(),
-            outcome: Outcome::Abandoned,
-            is_settled: false,
-        };
-        let events = named.backend().run(&call.request, &caller);
-        let run = Run { events, account, finished: false, _place: place };
+        let account = Account::open(call, named.clone(), self.pool().clone(), spending, trace.cloned());
+        let run = Run::new(named.backend().run(&call.request, &caller), account, place);
         let Begun { events, cache_is_warm } =
             begun(call, run, deadline, self.kill_token()).await.map_err(|failure| {
                 warn!(backend = %named.name(), kind = ?failure.kind, detail = %failure, "the backend failed");
@@ -209,82 +190,5 @@ fn cause(error: &GatewayError) -> String {
             whose.to_owned()
         }
         other => other.to_string(),
-    }
-}
-
-/// A running request of a backend beside the pool.
-struct Run {
-    events: EventStream,
-    account: Account,
-    finished: bool,
-    /// Given back at the end.
-    _place: OwnedSemaphorePermit,
-}
-
-impl Stream for Run {
-    type Item = Result<Event, Failure>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            let item = ready!(self.events.poll_next_unpin(cx));
-            match &item {
-                Some(Ok(Event::Started(usage))) => self.account.usage = *usage,
-                Some(Ok(Event::Finished { usage, .. })) => {
-                    self.finished = true;
-                    self.account.usage = *usage;
-                    self.account.outcome = Outcome::Completed;
-                    self.account.settle();
-                }
-                // These are for the pool.
-                Some(Ok(Event::Limits(_) | Event::Settled(_))) => continue,
-                Some(Err(_)) if self.finished => return Poll::Ready(None),
-                Some(Err(failure)) => {
-                    self.account.named.note_failure(failure);
-                    self.account.outcome = outcome(failure);
-                }
-                Some(Ok(_)) | None => {}
-            }
-            return Poll::Ready(item);
-        }
-    }
-}
-
-/// What such a request uses, on whose account: booked, told and kept when it ends, however it ends.
-struct Account {
-    named: NamedBackend,
-    pool: SharedPool,
-    spending: Spending,
-    price: Price,
-    begun_at: Timestamp,
-    trace: Option<Arc<Trace>>,
-    usage: Usage,
-    outcome: Outcome,
-    is_settled: bool,
-}
-
-impl Account {
-    fn settle(&mut self) {
-        if std::mem::replace(&mut self.is_settled, true) {
-            return;
-        }
-        let now = clock::now();
-        // What the endpoint charges is not known: the model that was asked for is the measure.
-        let spent = Spent { usage: self.usage, cost: self.price.cost_with_short_cache(&self.usage) };
-        self.named.note_usage(&spent.usage);
-        self.spending.book(now, spent.cost);
-        let (record, name) = (uuid::Uuid::now_v7(), self.named.shared_name());
-        if let Some(replicas) = self.pool.replicas().filter(|_| spent.usage.total() > 0) {
-            replicas.tell_used(record, name, self.spending.client(), &spent);
-        }
-        if let Some(trace) = &self.trace {
-            trace.ended((record, name), (self.begun_at, now), in_a_word(&self.outcome), spent, None);
-        }
-    }
-}
-
-impl Drop for Account {
-    /// A client that leaves has used what was used until then.
-    fn drop(&mut self) {
-        self.settle();
     }
 }

@@ -58,11 +58,14 @@ impl Guard {
     }
 }
 
-/// What makes a prompt the same: its client, its model, and everything that is said.
+/// What makes a prompt the same: its client, its model, its tools, and everything that is said.
 fn fingerprint(call: &Call) -> u64 {
     let mut hasher = DefaultHasher::new();
     let request = &call.request;
     (&call.client, &request.model.id, &request.system).hash(&mut hasher);
+    for tool in &request.tools {
+        (6, tool.definition.to_string()).hash(&mut hasher);
+    }
     for turn in &request.turns {
         turn.blocks.len().hash(&mut hasher);
         for block in &turn.blocks {

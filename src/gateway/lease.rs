@@ -10,6 +10,7 @@ use super::attempt::outcome;
 use super::clients::Spending;
 use super::counted::Counted;
 use super::feed::{AllocationTold, FailureTold, Feed, Topic, UsageTold};
+use super::outbox::{Batch, Outbox};
 use super::queue::Queue;
 use super::record::{Trace, in_a_word};
 use crate::backend::Failure;
@@ -19,8 +20,11 @@ use crate::runtime::clock;
 use crate::shared::{self, Admission};
 use crate::units::{MicroUsd, Timestamp};
 
-/// Effects that a slow listener may be behind before it misses some.
+/// Commands whose effects a slow listener may be behind before it misses some.
 const EFFECT_BACKLOG: usize = 1024;
+
+/// What one command did, and when.
+pub type Effects = (Timestamp, Arc<[Effect]>);
 
 /// The pool as the outside uses it: every call is one short lock, and its effects go to whoever listens.
 #[derive(Clone, Debug)]
@@ -29,7 +33,8 @@ pub struct SharedPool(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     pool: Mutex<Pool>,
-    effects: broadcast::Sender<(Timestamp, Effect)>,
+    effects: broadcast::Sender<Effects>,
+    outbox: Outbox,
     queue: Queue,
     feed: Feed,
     /// Those who use the same subscriptions, if any.
@@ -43,6 +48,7 @@ impl SharedPool {
         Self(Arc::new(Shared {
             pool: Mutex::new(pool),
             effects: broadcast::channel(EFFECT_BACKLOG).0,
+            outbox: Outbox::default(),
             queue: Queue::default(),
             feed: Feed::default(),
             replicas: OnceLock::new(),
@@ -64,8 +70,8 @@ impl SharedPool {
         self.0.replicas.get()
     }
 
-    /// What the pool does from now on.
-    pub fn effects(&self) -> broadcast::Receiver<(Timestamp, Effect)> {
+    /// What the pool does from now on, command by command, in the order in which it happens.
+    pub fn effects(&self) -> broadcast::Receiver<Effects> {
         self.0.effects.subscribe()
     }
 
@@ -101,11 +107,29 @@ impl SharedPool {
         self.tell(Topic::Failover, subscription, &told);
     }
 
+    /// Tells those who follow what an attempt used, if it was anything.
+    pub(super) fn tell_use(&self, subscription: &str, client: &str, outcome: &'static str, spent: &Spent) {
+        let Spent { usage, cost } = *spent;
+        if cost == MicroUsd::ZERO && usage.total() == 0 {
+            return;
+        }
+        let told = UsageTold {
+            subscription,
+            client,
+            outcome,
+            cost,
+            input_tokens: usage.input,
+            output_tokens: usage.output,
+            cache_creation_tokens: usage.cache_creation,
+            cache_read_tokens: usage.cache_read,
+        };
+        self.tell(Topic::Usage, subscription, &told);
+    }
+
     /// Asks for a lease.
     pub(super) fn acquire(&self, ask: &Ask<'_>) -> Result<Lease, Refusal> {
         let now = clock::now();
-        let grant = self.lock().acquire(now, ask)?;
-        Ok(self.lend(now, grant))
+        self.lend(now, |pool| pool.acquire(now, ask))
     }
 
     /// Why nobody could serve a request now; `None` if somebody could.
@@ -116,13 +140,20 @@ impl SharedPool {
     /// Asks for a lease for a session that another replica has bound to `home`.
     pub(super) fn acquire_at(&self, ask: &Ask<'_>, home: &str) -> Result<Lease, Refusal> {
         let now = clock::now();
-        let grant = self.lock().acquire_at(now, ask, home)?;
-        Ok(self.lend(now, grant))
+        self.lend(now, |pool| pool.acquire_at(now, ask, home))
     }
 
-    fn lend(&self, now: Timestamp, grant: Grant) -> Lease {
-        self.publish(now, grant.effects);
-        Lease {
+    fn lend(
+        &self,
+        now: Timestamp,
+        acquire: impl FnOnce(&mut Pool) -> Result<Grant, Refusal>,
+    ) -> Result<Lease, Refusal> {
+        let mut pool = self.lock();
+        let mut grant = acquire(&mut pool)?;
+        self.0.outbox.put(&pool, now, std::mem::take(&mut grant.effects));
+        drop(pool);
+        self.deliver();
+        Ok(Lease {
             pool: self.clone(),
             id: Some(grant.lease),
             subscription: grant.subscription,
@@ -133,7 +164,7 @@ impl SharedPool {
             spending: Spending::default(),
             granted_at: now,
             trace: None,
-        }
+        })
     }
 
     /// Tells the pool what the provider said of a subscription's limits.
@@ -163,21 +194,30 @@ impl SharedPool {
 
     fn run<T>(&self, command: impl FnOnce(&mut Pool, Timestamp) -> (T, Vec<Effect>)) -> T {
         let now = clock::now();
-        let (value, effects) = command(&mut self.lock(), now);
-        self.publish(now, effects);
+        let mut pool = self.lock();
+        let (value, effects) = command(&mut pool, now);
+        self.0.outbox.put(&pool, now, effects);
+        drop(pool);
+        self.deliver();
         value
     }
 
-    pub(super) fn publish(&self, now: Timestamp, effects: Vec<Effect>) {
-        for effect in effects {
-            let organization = effect.subscription().and_then(|id| self.lock().organization_of(id));
-            self.0.feed.publish(now, Topic::of(&effect), organization.as_ref(), &effect);
-            if let Some(replicas) = self.replicas() {
-                replicas.tell_effect(&effect);
+    /// Tells everybody who listens to the pool what happened beside it.
+    pub(super) fn publish(&self, effect: Effect) {
+        self.run(|_, _| ((), vec![effect]));
+    }
+
+    fn deliver(&self) {
+        self.0.outbox.deliver(|Batch { at, effects, organizations }| {
+            for (effect, organization) in effects.iter().zip(&organizations) {
+                self.0.feed.publish(at, Topic::of(effect), organization.as_ref(), effect);
+                if let Some(replicas) = self.replicas() {
+                    replicas.tell_effect(effect);
+                }
             }
             // An error only means that nobody listens.
-            let _ = self.0.effects.send((now, effect));
-        }
+            let _ = self.0.effects.send((at, effects));
+        });
     }
 
     /// The pool's state is consistent between calls, so a panic elsewhere does not poison it.
@@ -226,25 +266,6 @@ impl Lease {
         self.pool.observe(&self.subscription, report);
     }
 
-    /// Tells those who follow what it was, if it was anything.
-    fn tell_use(&self, outcome: &'static str) {
-        let Spent { usage, cost } = self.spent;
-        if cost == MicroUsd::ZERO && usage.total() == 0 {
-            return;
-        }
-        let told = UsageTold {
-            subscription: &self.subscription,
-            client: self.spending.client(),
-            outcome,
-            cost,
-            input_tokens: usage.input,
-            output_tokens: usage.output,
-            cache_creation_tokens: usage.cache_creation,
-            cache_read_tokens: usage.cache_read,
-        };
-        self.pool.tell(Topic::Usage, &self.subscription, &told);
-    }
-
     /// The lease serves an attempt of the request that `trace` goes with.
     pub(super) fn serve(&mut self, trace: Option<&Arc<Trace>>) {
         if let Some(trace) = trace {
@@ -272,7 +293,7 @@ impl Lease {
             let session = trace.as_ref().and_then(|trace| pool.session(trace.session()));
             ((now, session), effects)
         });
-        self.tell_use(word.0);
+        self.pool.tell_use(&self.subscription, self.spending.client(), word.0, &spent);
         if let Some(trace) = trace {
             trace.ended((record, &self.subscription), (self.granted_at, at), word, spent, session);
         }

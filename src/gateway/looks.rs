@@ -35,6 +35,15 @@ impl SharedPool {
         totals
     }
 
+    /// Whether somebody serves new sessions, now or when it is less busy.
+    pub(super) fn serves(&self) -> bool {
+        let (mut serves, mut next) = (false, Some(0));
+        while let Some(from) = next.filter(|_| !serves) {
+            (serves, next) = self.peek(|pool, now| pool.serves_in_part(now, from));
+        }
+        serves
+    }
+
     /// The earliest instant at which time alone makes a subscription usable that now is not, as far as is known.
     pub(super) fn recovery_at(&self) -> Option<Timestamp> {
         let (mut earliest, mut next) = self.peek(|pool, now| pool.recovery_in_part(now, 0));

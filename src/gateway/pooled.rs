@@ -195,7 +195,7 @@ impl PooledGateway {
 
     /// Tells everybody who listens to the pool what happened beside it.
     pub(super) fn announce(&self, effect: Effect) {
-        self.0.pool.publish(clock::now(), vec![effect]);
+        self.0.pool.publish(effect);
     }
 
     pub(super) fn runaways(&self) -> &Runaways {
@@ -387,8 +387,8 @@ where
 }
 
 impl PooledGateway {
-    /// Stops a client in a loop.
-    fn guard(&self, call: &Call) -> Result<(), GatewayError> {
+    /// Stops a client in a loop. To be asked when the whole conversation is there: `go on` is not the same in two of them.
+    pub(super) fn guard(&self, call: &Call) -> Result<(), GatewayError> {
         let Some(most) = self.0.settings.load().max_repeats else { return Ok(()) };
         self.0.guard.admit(call, most, Instant::now()).map_err(|retry_after| {
             let cause = || format!("the same prompt came more than {most} times within a minute");
@@ -455,7 +455,6 @@ impl Gateway for PooledGateway {
             if self.is_draining() {
                 return Err(GatewayError::ShuttingDown);
             }
-            self.guard(&call)?;
             let deadline = Instant::now() + self.0.settings.load().deadline;
             tokio::select! {
                 biased;
@@ -505,11 +504,14 @@ impl Gateway for PooledGateway {
         if self.is_draining() {
             return Err("shutting down".to_owned());
         }
-        let pool = self.health().pool;
-        if pool.eligible == 0 {
-            return Err(format!("none of {} subscriptions can take a new session", pool.subscriptions));
+        // Who is merely busy serves whoever waits a moment, and nobody is asked whether a backend beside the pool could.
+        if self.routing().leaves_the_pool() || self.0.pool.serves() {
+            return Ok(());
         }
-        Ok(())
+        let all = self.0.pool.health().subscriptions;
+        Err(format!(
+            "none of {all} subscriptions can serve a new session, however long it waits, and no backend steps in"
+        ))
     }
 
     fn services(&self) -> Vec<(&'static str, PartHealth)> {

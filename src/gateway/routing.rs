@@ -136,6 +136,11 @@ impl Routing {
         std::iter::once(&self.first).chain(&self.chain)
     }
 
+    /// Whether a request without a name can be served by somebody who is not of the pool.
+    pub(super) fn leaves_the_pool(&self) -> bool {
+        self.order().any(Option::is_some)
+    }
+
     /// Whether somebody steps in for the pool.
     pub(super) fn has_substitute(&self) -> bool {
         self.order().skip_while(|one| one.is_some()).any(Option::is_some)

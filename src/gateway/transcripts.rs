@@ -61,7 +61,10 @@ pub enum SessionError {
 impl PooledGateway {
     /// Answers `call`, after what was said before in its session.
     pub(super) async fn in_session(&self, mut call: Call, deadline: Instant) -> Result<Answer, GatewayError> {
-        let SessionHint::Session(id) = &call.session else { return self.answer(call, deadline).await };
+        let SessionHint::Session(id) = &call.session else {
+            self.guard(&call)?;
+            return self.answer(call, deadline).await;
+        };
         let name = (Arc::clone(&call.client), Arc::clone(id));
         let visit = timeout_at(deadline, self.transcripts().enter(name, &mut call.request)).await;
         let visit = visit.unwrap_or_else(|_| {
@@ -71,6 +74,7 @@ impl PooledGateway {
                 message: "an earlier request of this session has not been answered yet".to_owned(),
             })
         })?;
+        self.guard(&call)?;
         let mut asked = Transcript { system: call.request.system.clone(), turns: call.request.turns.clone() };
         let options = &call.request.options;
         if options.output_check.is_some() && options.output_schema.is_none() {

@@ -23,6 +23,7 @@ mod rebalance;
 mod refusal;
 mod restore;
 mod select;
+mod service;
 mod session;
 mod session_table;
 mod settle;

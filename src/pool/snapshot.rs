@@ -20,7 +20,7 @@ use super::usage::Figures;
 /// Sessions listed for each subscription; the rest is counted.
 const SESSIONS_LISTED: usize = 100;
 /// Members that one part of a look at all of them has at most: what a lock around it costs others stays below 50 us.
-const PART: usize = 64;
+pub(super) const PART: usize = 64;
 /// A part of the views ends sooner, because a view is much more work: after so many members,
 const VIEWS_A_PART: usize = 8;
 /// or as soon as it lists so many sessions.
@@ -325,7 +325,7 @@ impl Pool {
     }
 
     /// Why a member can take no new session of any family.
-    fn unavailability(&self, at: u32, now: Timestamp) -> Option<Exclusion> {
+    pub(super) fn unavailability(&self, at: u32, now: Timestamp) -> Option<Exclusion> {
         self.member(at).outage(now).or_else(|| self.shortage(now, at, Priority::Normal))
     }
 

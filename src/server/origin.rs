@@ -18,6 +18,11 @@ use hyper::{HeaderMap, Method};
 use super::Settings;
 use crate::api::Denial;
 
+/// The headers of answers that a page may read beside the few that it always may.
+const EXPOSED: &str = "x-request-id, retry-after, x-should-retry, x-auth-pool-subscription, x-auth-pool-backend, \
+                       x-auth-pool-fallback, x-auth-pool-cache, x-auth-pool-decision, x-ratelimit-limit-requests, \
+                       x-ratelimit-remaining-requests, x-ratelimit-reset-requests";
+
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
 const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
@@ -46,10 +51,7 @@ impl Cors {
         }
         if let Some(origin) = &self.allowed {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-            headers.insert(
-                ACCESS_CONTROL_EXPOSE_HEADERS,
-                HeaderValue::from_static("x-request-id, retry-after, x-auth-pool-subscription, x-auth-pool-decision"),
-            );
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
         }
     }
 

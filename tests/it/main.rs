@@ -15,6 +15,7 @@ mod http;
 mod operator;
 mod program;
 mod queue;
+mod readiness;
 mod registry;
 mod reload;
 mod rules;

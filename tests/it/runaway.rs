@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use auth_pool::alert::{self, Alerts, Channel, ChannelsSettings, Rule, Trigger};
-use auth_pool::gateway::{Gateway as _, GatewayError};
+use auth_pool::conversation::{Block, Role, Tool, Turn};
+use auth_pool::gateway::{Gateway as _, GatewayError, SessionHint, Settings};
 use auth_pool::runtime::{clock, instance};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::alerts::{self, Says};
 use super::claude_cli::fake_claude;
-use super::gateway::{Scripted, bench_with, call, gateway_settings};
+use super::gateway::{Scripted, bench_with, call, gateway_settings, read};
 use super::reload::{Proxy, member};
 
 async fn start(behaviour: &str, guard: &Value) -> Proxy {
@@ -48,6 +49,37 @@ async fn the_same_prompt_over_and_over_is_stopped_and_others_are_not() {
     assert!(body["error"]["message"].as_str().unwrap().contains("runawayGuard.repeatedPrompts"));
     assert_eq!(ask(&proxy, "something else").await.0, 200);
     proxy.app.stop().await;
+}
+
+#[tokio::test]
+async fn the_same_words_in_many_conversations_are_no_loop() {
+    let bench = bench_with(&[Scripted::good()], Settings { max_repeats: Some(2), ..gateway_settings() }, |_| {});
+    let say = async |session: &str, text: &str, tool: Option<&str>| {
+        let mut call = call(session);
+        call.session = SessionHint::Session(session.into());
+        call.request.turns = vec![Turn { role: Role::User, blocks: vec![Block::Text(text.to_owned())] }];
+        let definition = |name: &str| json!({ "name": name, "input_schema": { "type": "object" } });
+        call.request.tools =
+            tool.map(|name| Tool { name: name.to_owned(), definition: definition(name) }).into_iter().collect();
+        let answer = bench.gateway.chat(call).await;
+        let stopped = matches!(answer, Err(GatewayError::Runaway { .. }));
+        assert!(stopped || answer.is_ok(), "{:?}", answer.err());
+        if let Ok(answer) = answer {
+            read(answer).await;
+        }
+        !stopped
+    };
+    for number in 0..6 {
+        let session = format!("s{number}");
+        assert!(say(&session, &format!("I am number {number}"), None).await);
+        assert!(say(&session, "go on", None).await, "{session}");
+    }
+    for tool in ["read", "write", "delete"] {
+        assert!(say(tool, "use it", Some(tool)).await, "{tool}");
+    }
+    // A loop that takes a new session each time is one.
+    assert!(say("l1", "loop", None).await && say("l2", "loop", None).await);
+    assert!(!say("l3", "loop", None).await);
 }
 
 #[tokio::test]

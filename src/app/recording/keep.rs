@@ -100,7 +100,7 @@ pub(super) async fn states(writer: Writer, pool: SharedPool, tick: Duration, sto
             () = stop.cancelled() => false,
             _ = ticks.tick() => true,
             effect = effects.recv() => match effect {
-                Ok((_, Effect::Rotation { .. } | Effect::Moved { .. } | Effect::StatusChanged { .. })) => continue,
+                Ok((_, effects)) if effects.iter().all(is_minor) => continue,
                 Ok(_) | Err(RecvError::Lagged(_)) => true,
                 Err(RecvError::Closed) => false,
             },
@@ -118,6 +118,11 @@ pub(super) async fn states(writer: Writer, pool: SharedPool, tick: Duration, sto
             return;
         }
     }
+}
+
+/// What need not be kept at once.
+const fn is_minor(effect: &Effect) -> bool {
+    matches!(effect, Effect::Rotation { .. } | Effect::Moved { .. } | Effect::StatusChanged { .. })
 }
 
 /// Keeps what the operator is told.

@@ -12,20 +12,20 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{PATIENCE, Proxy, account, ask, pool, until, with};
 
-const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+pub(super) const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 const START: &str =
     "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":3}}}\n\n";
 
 /// Answers every connection with `head`, then with `piece` again and again until nobody reads it any more, or
 /// `pieces` times.
-struct Upstream {
+pub(super) struct Upstream {
     addr: SocketAddr,
     sent: Arc<AtomicUsize>,
     closed: Arc<AtomicBool>,
 }
 
 impl Upstream {
-    async fn start(head: String, piece: Vec<u8>, pieces: usize) -> Self {
+    pub(super) async fn start(head: String, piece: Vec<u8>, pieces: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (sent, closed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
@@ -40,7 +40,7 @@ impl Upstream {
         upstream
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 }

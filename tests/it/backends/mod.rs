@@ -1,5 +1,6 @@
 //! Backends over HTTP: a real proxy in front of the stand-in, of another proxy, and of upstreams that mean no good.
 
+mod accounting;
 mod api_subscriptions;
 mod configuration;
 mod fallback;
@@ -48,10 +49,15 @@ impl Proxy {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("auth-pool.json");
         std::fs::write(&path, file.to_string()).unwrap();
-        // The keys of everybody a test may name; the stand-in knows them by what follows `-fake-`.
-        let keys = ["a", "b", "c", "openai"]
-            .map(|name| (format!("KEY_{}", name.to_uppercase()), format!("sk-ant-api03-fake-{name}")));
-        Self::serve(home, path, keys.into_iter().collect()).await
+        Self::serve(home, path, keys()).await
+    }
+
+    /// Stops it, and starts another with the same file and the same store.
+    pub(super) async fn restarted(self) -> Self {
+        let Self { app, home, .. } = self;
+        app.stop().await;
+        let path = home.path().join("auth-pool.json");
+        Self::serve(home, path, keys()).await
     }
 
     /// With the file at `path`, and an environment of its own.
@@ -93,6 +99,12 @@ impl Proxy {
         let views = debug["status"].as_array().unwrap();
         views.iter().find(|view| view["id"] == id).unwrap_or_else(|| panic!("no {id} in {debug:#}")).clone()
     }
+}
+
+/// The keys of everybody a test may name; the stand-in knows them by what follows `-fake-`.
+fn keys() -> Vec<(String, String)> {
+    let keys = ["a", "b", "c", "openai"];
+    keys.map(|name| (format!("KEY_{}", name.to_uppercase()), format!("sk-ant-api03-fake-{name}"))).into()
 }
 
 /// A question.

@@ -173,7 +173,24 @@ async fn configured_origins_get_cors_headers_and_others_none() {
     let answer = fixture.ask("POST", CHAT, &[("origin", "https://app.example")], body.as_bytes()).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
-    assert!(answer.header("access-control-expose-headers").is_some_and(|names| names.contains("x-request-id")));
+    let exposed: Vec<_> = answer.header("access-control-expose-headers").unwrap().split(", ").collect();
+    for name in [
+        "x-request-id",
+        "x-auth-pool-backend",
+        "x-auth-pool-fallback",
+        "x-auth-pool-cache",
+        "x-ratelimit-limit-requests",
+    ] {
+        assert!(exposed.contains(&name), "{name}");
+    }
+    let own = answer
+        .headers
+        .keys()
+        .map(String::as_str)
+        .filter(|name| name.starts_with("x-auth-pool-") || name.starts_with("x-ratelimit-"));
+    for name in own {
+        assert!(exposed.contains(&name), "{name} is sent and cannot be read");
+    }
     // Errors, too, must be readable for the page.
     let answer = fixture.ask("GET", "/nowhere", &[("origin", "https://app.example")], b"").await;
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
