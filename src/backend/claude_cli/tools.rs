@@ -228,14 +228,15 @@ pub(super) fn results<'a>(calls: &[OpenCall], turn: &'a Turn) -> Option<Results<
 }
 
 /// Whether the CLI passes a result on as it is. It has words of its own for results that say nothing, keeps long ones
-/// to itself, shortens long errors, and joins an error's parts to one text.
+/// to itself, shortens long errors, joins an error's parts to one text, and takes away the blanks around that.
 fn is_exact(content: &[ToolResultContent], is_error: bool, body: &Value) -> bool {
     let says_something = content.iter().any(|part| match part {
         ToolResultContent::Text(text) => !text.trim().is_empty(),
         ToolResultContent::Image(_) => true,
     });
     let size = body.to_string().len();
-    let is_one_text = matches!(content, [ToolResultContent::Text(_)]);
+    let is_blank = |character: char| character.is_whitespace() || character == '\u{feff}';
+    let is_one_text = matches!(content, [ToolResultContent::Text(text)] if text.trim_matches(is_blank) == text);
     says_something && if is_error { is_one_text && size <= MOST_ERROR_BYTES } else { size <= MOST_RESULT_BYTES }
 }
 
@@ -291,7 +292,8 @@ mod tests {
     fn a_result_that_arrives_as_it_is_goes_to_the_live_process() {
         let words = json!({ "type": "text", "text": " 18 °C\n" });
         assert_eq!(answer(vec![text(" 18 °C\n")], false), Some(json!({ "content": [words], "isError": false })));
-        assert_eq!(answer(vec![text(" 18 °C\n")], true), Some(json!({ "content": [words], "isError": true })));
+        let failure = json!({ "type": "text", "text": "it\n failed" });
+        assert_eq!(answer(vec![text("it\n failed")], true), Some(json!({ "content": [failure], "isError": true })));
         let image = json!({ "type": "image", "data": "aGk=", "mimeType": "image/png" });
         assert_eq!(
             answer(vec![text(" 18 °C\n"), png()], false),
@@ -314,6 +316,9 @@ mod tests {
             ("an error with a picture", vec![text("see"), png()], true),
             ("an error that is a picture", vec![png()], true),
             ("an error in two texts, which it would join", vec![text("a"), text("b")], true),
+            ("an error after blanks, which it would take away", vec![text(" failed")], true),
+            ("an error before a line break", vec![text("failed\n")], true),
+            ("an error after a mark of the byte order", vec![text("\u{feff}failed")], true),
             ("an error that it would shorten", vec![text(&"e".repeat(MOST_ERROR_BYTES))], true),
             ("an error of 100 kB", vec![text(&"e".repeat(100_000))], true),
         ];
