@@ -35,7 +35,7 @@ use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::scratch;
 use crate::runtime::tasks::{self, Tasks};
 use crate::server::Server;
-use crate::store::{Location, Serving, Store};
+use crate::store::{Serving, Store};
 use cli_watch::CliWatch;
 use http_backends::HttpBackends;
 use recording::Recording;
@@ -86,7 +86,10 @@ impl App {
         let file = config;
         let redis = replicas::address(&env)?;
         let location = store_location(&file)?;
-        let serving = location.as_ref().map(Location::serve).transpose()?.flatten();
+        let serving = match location.clone() {
+            Some(location) => tasks::blocking(move || location.serve()).await.transpose()?.flatten(),
+            None => None,
+        };
         let store = location.map(Store::new);
         let registry = Registry::open(&file, &env, store.clone()).await?;
         let (config, all_env) = registry.added_to(&file);

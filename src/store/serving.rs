@@ -8,10 +8,17 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use tracing::warn;
 
 use super::{Location, StoreError};
+
+/// How often it is looked again whether the file is free, and how long in between: a program that is just ending may have
+/// left a child that has not dropped its descriptors yet.
+const LOOKS: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Held by whoever serves from an SQLite file. A process that ends lets go of it, however it ends.
 #[derive(Debug)]
@@ -19,7 +26,8 @@ pub struct Serving(#[expect(dead_code, reason = "the lock lasts as long as the f
 
 impl Location {
     /// Keeps other programs from serving from the same SQLite file; nothing to be kept (`None`) of a database. A folder
-    /// that cannot be written, or a file system without locks, is no failure.
+    /// that cannot be written, or a file system without locks, is no failure. Blocks for a second where another program
+    /// serves.
     ///
     /// # Errors
     ///
@@ -43,8 +51,13 @@ fn lock(path: &Path) -> Result<File, TryLockError> {
         OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(beside(path))
     };
     let lock = open().map_err(TryLockError::Error)?;
-    lock.try_lock()?;
-    Ok(lock)
+    for _ in 0..LOOKS {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => sleep(LOOK_AGAIN),
+            outcome => return outcome.map(|()| lock),
+        }
+    }
+    lock.try_lock().map(|()| lock)
 }
 
 /// `pool.db` -> `pool.db.lock`. The database file itself has locks of its own, which closing another handle would drop.

@@ -168,6 +168,15 @@ impl Writer {
         Watch { state: self.0.state.subscribe(), was_failing: false }
     }
 
+    /// Opens the connection, which takes longer than a batch.
+    ///
+    /// # Errors
+    ///
+    /// The database does not answer.
+    pub async fn connect(&self) -> Result<()> {
+        self.0.own.ping().await
+    }
+
     /// Writes what comes, until [`Writer::finish`] has been called and everything is written.
     pub async fn run(&self) {
         let mut pending = Batch::default();

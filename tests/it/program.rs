@@ -5,12 +5,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use auth_pool::config::Env;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The key that everybody shows, for a configuration that names keys.
+const KEY: &str = "sk-program-of-the-tests";
+pub(super) const KEY_SHA256: &str = "274dc0c04155b10084247a67d438b7ec39c75391657e27c9aac53c2ebef8a4fa";
 
 /// `auth-pool serve` with a folder of its own. Killed, if it still runs, when dropped.
 pub(super) struct Program {
@@ -40,7 +45,9 @@ impl Program {
             .unwrap();
         let mut said = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let shown = [(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {KEY}")).unwrap())];
+        let client =
+            reqwest::Client::builder().no_proxy().default_headers(HeaderMap::from_iter(shown)).build().unwrap();
         let url = said.split_once("http://").map(|(_, address)| format!("http://{}", address.trim()));
         let program = Self { child, url: url.unwrap_or_default(), client, folder };
         assert!(!program.url.is_empty(), "it does not listen: {said:?}\n{}", program.log());

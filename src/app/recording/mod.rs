@@ -59,6 +59,7 @@ impl Past {
     async fn give_back(&self, recording: &Recording) -> Result<(), StoreError> {
         let store = recording.writer.store();
         store.prepare().await?;
+        recording.writer.connect().await?;
         recording.recalled.catch_up(&self.pool, &self.clients, &self.alerts, store).await
     }
 }
@@ -91,8 +92,8 @@ impl Recording {
         })
     }
 
-    /// Gives the pool and the clients' accounts back what the store knows, and says which alerts are open, waits for that a moment, and writes from then
-    /// on. To be called when other replicas are heard already: what they tell from now on the store may not know yet.
+    /// Gives the pool and the clients' accounts back what the store knows, and says which alerts are open, waits for
+    /// that a moment, and writes from then on. To be called when other replicas are heard already: what they tell from now on the store may not know yet.
     pub(super) async fn restore(
         &self,
         pool: &SharedPool,

@@ -123,7 +123,7 @@ async fn a_store_that_comes_up_late_takes_nothing_from_what_is_registered_in_it(
 
     books.take_away();
     let mut door = books.house.open().await;
-    assert!(door.member("late").await.is_none(), "nobody can know of it yet");
+    assert_eq!(door.ask(Method::GET, "/debug/auth-pool", None).await.0, 503, "nobody can know who may look");
     books.give_back();
     door.key = Some(boss);
     until("it joins", async || door.ask(Method::GET, ACCOUNTS, None).await.0 == 200).await;

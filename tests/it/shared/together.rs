@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::{PASSWORD, RedisServer};
 use crate::cut::Line;
-use crate::program::Program;
+use crate::program::{KEY_SHA256, Program};
 use crate::store::Bench;
 
 /// A fleet's surroundings.
@@ -44,6 +44,8 @@ impl World {
             // Nobody is called away for being slow: the machine may be busy.
             "capacityTracking": { "redisTimeout": "20s" },
             "notifications": { "rules": [{ "type": "replicas_apart", "channels": ["log"] }] },
+            // Who may come in is known without the database.
+            "clientKeys": [{ "name": "all", "sha256": KEY_SHA256, "scopes": ["chat", "admin"] }],
         });
         adjust(&mut file);
         Some(Self { redis: RedisServer::start(), postgres, standin, file, tasks })
