@@ -62,6 +62,8 @@ impl Attempt {
     fn end(&mut self, outcome: Outcome) {
         self.events = None;
         if let Some(mut lease) = self.lease.take() {
+            let is_counted_already = lease.is_second_chance && matches!(outcome, Outcome::Unavailable);
+            let outcome = if is_counted_already { Outcome::Overloaded } else { outcome };
             if !self.finished && lease.spent.usage.total() > 0 {
                 // Cut short: the input is known, the output is what was seen of it.
                 let usage = &mut lease.spent.usage;
@@ -149,6 +151,7 @@ pub(super) fn outcome(failure: &Failure) -> Outcome {
         | FailureKind::NoProcess
         | FailureKind::Overflow
         | FailureKind::TimedOut { timer: "total" } => Outcome::Abandoned,
+        FailureKind::Unavailable { status: Some(503 | 529) } => Outcome::Overloaded,
         FailureKind::Unavailable { .. } | FailureKind::TimedOut { .. } => Outcome::Unavailable,
         FailureKind::Crashed | FailureKind::Protocol => Outcome::BackendFailed,
     }

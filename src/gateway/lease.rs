@@ -162,6 +162,7 @@ impl SharedPool {
             admission: None,
             spent: Spent::default(),
             spending: Spending::default(),
+            is_second_chance: false,
             granted_at: now,
             trace: None,
         })
@@ -243,6 +244,8 @@ pub(super) struct Lease {
     pub(super) spent: Spent,
     /// The client's account, on which that is booked.
     pub(super) spending: Spending,
+    /// The same request has failed here before.
+    pub(super) is_second_chance: bool,
     granted_at: Timestamp,
     /// Who is told what it was.
     trace: Option<Arc<Trace>>,

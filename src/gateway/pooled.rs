@@ -247,6 +247,7 @@ impl PooledGateway {
             };
             lease.spending = spending.clone();
             let subscription = Arc::clone(&lease.subscription);
+            lease.is_second_chance = tried.contains(&subscription);
             let decision = Arc::clone(&lease.decision);
             lease.serve(trace);
             info!(%subscription, attempt = attempt + 1, reason = %decision.reason, "allocated");

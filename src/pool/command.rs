@@ -99,8 +99,11 @@ pub enum Outcome {
     ClientError,
     /// The provider limited it: with a window until its reset, or (no `resets_at`) a passing throttle.
     Limited(LimitReport),
-    /// The provider failed or was overloaded.
+    /// The provider failed.
     Unavailable,
+    /// The provider is overloaded as a whole, or failed once more in the same request: nothing that has not been counted is
+    /// said about this subscription, and others would meet the same.
+    Overloaded,
     /// The CLI on this machine failed.
     BackendFailed,
     /// The subscription is not logged in, or has no credit; `detail` is shown to the operator.

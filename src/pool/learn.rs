@@ -113,7 +113,7 @@ impl Subscription {
                 self.breaker.succeed(lease.probe, rules)
             }
             Outcome::Unavailable | Outcome::BackendFailed => self.breaker.fail(now, lease.probe, rules),
-            Outcome::Abandoned | Outcome::ClientError => {
+            Outcome::Abandoned | Outcome::ClientError | Outcome::Overloaded => {
                 self.breaker.pass(lease.probe);
                 BreakerChange::None
             }
@@ -189,6 +189,13 @@ impl Subscription {
                 self.quarantine = Some(Quarantine { since: now, until, tries: 0, detail });
                 self.begin_ramp(1);
             }
+        }
+    }
+
+    /// The next request may find out whether it is logged in again.
+    pub(super) fn look_at_login(&mut self, now: Timestamp) {
+        if let Some(known) = &mut self.quarantine {
+            known.until = known.until.min(now);
         }
     }
 

@@ -41,7 +41,8 @@ impl Pool {
     }
 
     /// Takes new rules and members into use. Members are known by their ids: who stays keeps use, sessions and limits;
-    /// who is gone serves out its leases; quarantines end, because the operator has just looked.
+    /// who is gone serves out its leases; a lost login is tried again by the next request, because the operator may have
+    /// seen to it.
     pub fn apply(&mut self, now: Timestamp, mut settings: Settings) -> Vec<Effect> {
         self.advance(now);
         let members = std::mem::take(&mut settings.subscriptions);
@@ -97,7 +98,7 @@ impl Pool {
             }
             member.settings = settings;
             member.max_clients = max_clients;
-            member.end_quarantine(&mut self.pending);
+            member.look_at_login(now);
             return at;
         }
         let id = settings.id.clone();

@@ -19,6 +19,7 @@ use auth_pool::pool::{
 };
 use auth_pool::runtime::{clock, tasks::Tasks};
 use auth_pool::units::{MicroUsd, Timestamp};
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 
 /// What a backend answers, call after call; the last answer is repeated.
@@ -312,6 +313,23 @@ async fn a_lone_subscription_gets_a_second_chance_after_a_passing_failure() {
     let bench = bench(&[Arc::clone(&backend)]);
     read(bench.chat("s").await.expect("the third attempt")).await;
     assert_eq!(backend.calls(), 3);
+}
+
+#[tokio::test]
+async fn neither_an_overload_nor_the_tries_of_one_request_open_the_breaker() {
+    let cases = [(Some(529), false), (Some(503), false), (Some(500), true), (None, true)];
+    join_all(cases.map(async |(status, is_counted)| {
+        let backend = Scripted::failing(FailureKind::Unavailable { status });
+        let bench = bench(&[Arc::clone(&backend)]);
+        for _ in 0..4 {
+            assert!(matches!(bench.chat("s").await, Err(GatewayError::Failed(_))), "{status:?}");
+        }
+        assert_eq!((backend.calls(), bench.status(0).0), (12, Status::Available), "{status:?}");
+        assert!(bench.chat("s").await.is_err());
+        let expected = if is_counted { Status::Cooldown } else { Status::Available };
+        assert_eq!(bench.status(0).0, expected, "five requests that failed with {status:?}");
+    }))
+    .await;
 }
 
 #[tokio::test]

@@ -12,8 +12,10 @@ fn fail(world: &mut World, times: usize, outcome: &Outcome) -> Vec<Effect> {
 }
 
 #[test]
-fn an_overloaded_provider_cools_nothing_down_but_five_in_a_row_open_the_breaker() {
+fn an_overloaded_provider_cools_nothing_down_but_five_failures_in_a_row_open_the_breaker() {
     let mut world = World::new(1);
+    assert!(fail(&mut world, 20, &Outcome::Overloaded).is_empty());
+    assert_eq!(world.view("s0").breaker, BreakerView::Closed { failures: 0 });
     assert!(fail(&mut world, 4, &Outcome::Unavailable).is_empty());
     assert_eq!(world.view("s0").status, Status::Available);
     let until = world.now + MINUTE * 5;
@@ -154,10 +156,13 @@ fn many_requests_with_a_lost_login_are_one_event() {
 }
 
 #[test]
-fn a_reload_ends_the_quarantine() {
+fn a_reload_lets_one_request_try_a_lost_login_and_claims_nothing() {
     let mut world = World::new(1);
     log_out(&mut world);
     let effects = world.pool.apply(world.now, settings(vec![member("s0")]));
-    assert!(matches!(&effects[..], [Effect::Recovered { .. }]));
-    assert!(world.acquire(&ask("a")).is_ok());
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Recovered { .. })), "{effects:?}");
+    let probe = world.one_off();
+    assert_eq!(reason(world.acquire(&ask("a"))), RefusalReason::Busy, "one at a time");
+    let effects = world.finish(&probe, Outcome::Completed, 0.1);
+    assert!(matches!(&effects[..], [Effect::Recovered { .. }]), "{effects:?}");
 }
