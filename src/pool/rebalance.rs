@@ -3,7 +3,7 @@
 //! The strategy `pace` weighs what that costs: a session that moves leaves its prompt cache behind, and writing a long
 //! conversation anew costs more than most requests. It lets a session go only from where it could soon not be served.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::units::Timestamp;
 
@@ -33,20 +33,22 @@ impl Pool {
     /// The dearest block with an idle session and the cheapest that could take it, if they are far enough apart.
     fn unequal_pair(&self, now: Timestamp) -> Option<(u32, u32)> {
         let gap = self.settings.rebalancing.cost_gap;
-        let is_ready = |at: u32| matches!(self.member(at).place, Some(Place::Ready(..)));
         let owner = |at: u32| &self.member(at).settings.organization;
-        let cheap = self.blocks.iter().filter(|(_, at)| is_ready(*at));
+        let mut ready = self.blocks.iter().filter(|(_, at)| matches!(self.member(*at).place, Some(Place::Ready(..))));
+        let &(lowest, first) = ready.next()?;
         // The cheapest of all, unless organisations are kept apart: then the cheapest of each.
-        let mut seen = BTreeSet::new();
-        let cheapest_of_each = cheap.filter(|(_, at)| seen.insert(owner(*at)));
-        let most = if self.by_organization.is_empty() { 1 } else { usize::MAX };
-        cheapest_of_each.take(most).find_map(|&(low, cheapest)| {
-            let dear = self.blocks.iter().rev().take_while(|(cost, _)| *cost > low && *cost - low >= gap);
-            let alike = dear.filter(|(_, at)| *at != cheapest && owner(*at) == owner(cheapest));
-            let mut leaving = alike.filter(|(_, at)| self.is_worth_leaving(*at, now));
-            let (_, dearest) = leaving.find(|(_, at)| self.idle_sessions(*at, now).next().is_some())?;
-            Some((*dearest, cheapest))
-        })
+        let mut cheapest = BTreeMap::from([(owner(first), (lowest, first))]);
+        if !self.by_organization.is_empty() {
+            for &(cost, at) in ready {
+                cheapest.entry(owner(at)).or_insert((cost, at));
+            }
+        }
+        let dear = self.blocks.iter().rev().take_while(|(cost, _)| *cost > lowest && *cost - lowest >= gap);
+        let mut pairs = dear.filter_map(|&(cost, at)| {
+            let &(low, target) = cheapest.get(owner(at))?;
+            (at != target && cost > low && cost - low >= gap).then_some((at, target))
+        });
+        pairs.find(|(at, _)| self.is_worth_leaving(*at, now) && self.idle_sessions(*at, now).next().is_some())
     }
 
     /// Whether the sessions of a subscription are better off elsewhere although their caches are here.
