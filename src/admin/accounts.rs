@@ -109,7 +109,8 @@ impl Admin {
     /// Changes what is named; `null` takes a setting back to its default.
     pub async fn update_account(&self, actor: &Actor, id: &str, body: Body) -> Result<Value> {
         let _alone = self.0.changing.lock().await;
-        let mut account = self.account(actor, id).await?;
+        let before = self.account(actor, id).await?;
+        let mut account = before.clone();
         let mut fields = Fields::new(body);
         for fixed in ["organizationId", "type"] {
             if fields.has(fixed) {
@@ -150,21 +151,30 @@ impl Admin {
         }
         account.updated_at = clock::now();
         member::check(&account, secret.as_ref())?;
-        self.save(actor, &account, "account.update", &json!({ "changed": named, "secret": replaced })).await
+        self.save(actor, &before, &account, "account.update", &json!({ "changed": named, "secret": replaced })).await
     }
 
     /// Switches an account on or off. Running answers go on.
     pub async fn switch_account(&self, actor: &Actor, id: &str, enabled: bool) -> Result<Value> {
         let _alone = self.0.changing.lock().await;
-        let mut account = self.account(actor, id).await?;
-        account.enabled = enabled;
-        account.updated_at = clock::now();
-        self.save(actor, &account, if enabled { "account.enable" } else { "account.disable" }, &json!({})).await
+        let before = self.account(actor, id).await?;
+        let account = Account { enabled, updated_at: clock::now(), ..before.clone() };
+        let action = if enabled { "account.enable" } else { "account.disable" };
+        self.save(actor, &before, &account, action, &json!({})).await
     }
 
-    async fn save(&self, actor: &Actor, account: &Account, action: &str, detail: &Value) -> Result<Value> {
-        if !self.store().update_account(&actor.scope(), account).await? {
-            return Err(AdminError::NotFound("account"));
+    async fn save(
+        &self,
+        actor: &Actor,
+        before: &Account,
+        account: &Account,
+        action: &str,
+        detail: &Value,
+    ) -> Result<Value> {
+        if !self.store().update_account(&actor.scope(), before, account).await? {
+            self.account(actor, &account.id).await?;
+            let changed = "somebody else has changed the account meanwhile; look at it and try again";
+            return Err(AdminError::Conflict(changed.to_owned()));
         }
         self.note_account(actor, action, account, detail).await;
         self.changed().await?;

@@ -79,13 +79,20 @@ impl Store {
         self.execute(sql).await.map(drop)
     }
 
-    /// Writes everything of a subscription but its id, its owner and when it was registered. Returns whether it exists.
-    pub async fn update_account(&self, scope: &Scope, account: &Account) -> Result<bool> {
+    /// Writes everything of a subscription but its id, its owner and when it was registered, unless somebody else has
+    /// changed it since it was read as `before`. Returns whether it was written.
+    pub async fn update_account(&self, scope: &Scope, before: &Account, account: &Account) -> Result<bool> {
         let mut sql = Sql::new("UPDATE claude_accounts SET name = ");
         sql.bind(&account.name).push(", kind = ").bind(&account.kind);
         sql.push(", enabled = ").bind(account.enabled).push(", settings = ").bind(&account.settings);
         sql.push(", sealed_secret = ").bind(&account.sealed_secret).push(", metadata = ").bind(&account.metadata);
         sql.push(", updated_at = ").bind(account.updated_at).push(" WHERE id = ").bind(&account.id);
+        sql.push(" AND updated_at = ").bind(before.updated_at);
+        // Sealed with another key, it is the same account.
+        match &before.sealed_secret {
+            Some(sealed) => sql.push(" AND sealed_secret = ").bind(sealed),
+            None => sql.push(" AND sealed_secret IS NULL"),
+        };
         sql.filter("organization_id =", scope.organization());
         Ok(self.execute(sql).await? > 0)
     }

@@ -88,12 +88,17 @@ async fn accounts_are_kept_changed_and_removed(bench: Bench) {
     assert_eq!(store.account(&all, &account.id).await.unwrap().as_ref(), Some(&account));
     assert_eq!(store.account_by_name(&all, "api-1").await.unwrap().as_ref(), Some(&account));
 
+    let before = account.clone();
     account.enabled = false;
     account.name = "api-one".into();
     account.settings = json!({});
     account.sealed_secret = None;
     account.updated_at = second(9);
-    assert!(store.update_account(&all, &account).await.unwrap());
+    assert!(store.update_account(&all, &before, &account).await.unwrap());
+    assert_eq!(store.account(&all, &account.id).await.unwrap().as_ref(), Some(&account));
+    assert!(!store.update_account(&all, &before, &before).await.unwrap(), "somebody else was first");
+    let sealed = Account { sealed_secret: Some("other".to_owned()), ..account.clone() };
+    assert!(!store.update_account(&all, &sealed, &sealed).await.unwrap(), "its secret was another one");
     assert_eq!(store.account(&all, &account.id).await.unwrap().as_ref(), Some(&account));
     assert_eq!(store.account_by_name(&all, "api-1").await.unwrap(), None);
     assert_eq!(store.accounts(&all, Some(true), &Page::default()).await.unwrap().items, []);
@@ -101,7 +106,7 @@ async fn accounts_are_kept_changed_and_removed(bench: Bench) {
 
     assert!(store.delete_account(&all, &account.id).await.unwrap());
     assert!(!store.delete_account(&all, &account.id).await.unwrap());
-    assert!(!store.update_account(&all, &account).await.unwrap());
+    assert!(!store.update_account(&all, &account, &account).await.unwrap());
     assert_eq!(store.account(&all, &account.id).await.unwrap(), None);
 }
 
@@ -112,7 +117,9 @@ async fn names_are_taken_once(bench: Bench) {
     assert!(matches!(taken, Err(StoreError::Conflict("name"))), "{taken:?}");
     let second = account("api-2", None);
     store.create_account(&second).await.unwrap();
-    let renamed = store.update_account(&Scope::Everything, &Account { name: "api-1".to_owned(), ..second }).await;
+    let renamed = store
+        .update_account(&Scope::Everything, &second, &Account { name: "api-1".to_owned(), ..second.clone() })
+        .await;
     assert!(matches!(renamed, Err(StoreError::Conflict("name"))), "{renamed:?}");
 
     let key = client_key("me", None);
@@ -135,7 +142,7 @@ async fn organisations_do_not_see_each_other(bench: Bench) {
     assert!(store.account(&mine, &account.id).await.unwrap().is_some());
     assert_eq!(store.account(&yours, &account.id).await.unwrap(), None);
     assert_eq!(store.accounts(&yours, None, &Page::default()).await.unwrap().items, []);
-    assert!(!store.update_account(&yours, &account).await.unwrap());
+    assert!(!store.update_account(&yours, &account, &account).await.unwrap());
     assert!(!store.delete_account(&yours, &account.id).await.unwrap());
     assert_eq!(store.client_key(&yours, &key.id).await.unwrap(), None);
     assert!(!store.update_client_key(&yours, &key).await.unwrap());
