@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
@@ -97,11 +98,17 @@ impl Location {
     }
 }
 
-pub(super) fn create(path: &Path) -> std::io::Result<()> {
+/// Makes the file where there is none. One that is there is not touched: closing it would drop the locks that SQLite has
+/// on it in this process, and the next program to close it would take the log of what was written for its own, and
+/// delete it.
+pub(super) fn create(path: &Path) -> io::Result<()> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
-    fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path).map(drop)
+    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 impl fmt::Debug for Location {
