@@ -164,13 +164,13 @@ fn rebalancing(goal: &mut impl FnMut(&str, f64, f64, &str)) -> World {
         over.store(true, Ordering::Relaxed);
         rebalancer.join().unwrap_or_default()
     });
-    let of_ten_thousand = |late: u32| f64::from(late) / each(ROUNDS * calls, 10_000);
-    let [without, with] = late.map(of_ten_thousand);
+    let [without, with] = late.map(f64::from);
+    let cycles = f64::from(u32::try_from(rebalances.len()).unwrap_or(u32::MAX).max(1));
     let longest = rebalances.iter().copied().fold(0.0, f64::max);
     goal("rebalance, 1,000,000 sessions: the longest", longest, 5_000.0, "us");
     goal("rebalance: the median hold", median(rebalances), micros(HOLD), "us");
-    goal("allocations above 50 us without it, of 10,000 (the machine's)", without, f64::INFINITY, "");
-    goal("more of them while another thread rebalances, of 10,000", with - without, 1.0, "");
+    // Cycles follow each other thousands of times as fast as in service, so that some meet an allocation at all.
+    goal("allocations above 50 us for one cycle, less the machine's own", (with - without) / cycles, 0.01, "");
     world.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -54,12 +54,14 @@ fn file(round: usize, provider: &str) -> String {
 struct Load {
     served: AtomicUsize,
     failed: AtomicUsize,
+    running: AtomicUsize,
     over: AtomicBool,
 }
 
 impl Load {
     async fn run(&self, client: reqwest::Client, url: String) {
         let body = json!({ "model": "sonnet", "stream": true, "messages": [{ "role": "user", "content": "hi" }] });
+        self.running.fetch_add(1, Ordering::Relaxed);
         while !self.over.load(Ordering::Relaxed) {
             let answer = client.post(&url).json(&body).send().await;
             let whole = match answer {
@@ -68,6 +70,15 @@ impl Load {
             };
             let count = if whole.trim_end().ends_with("data: [DONE]") { &self.served } else { &self.failed };
             count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Waits until the last answer is read: a server that stops refuses what comes then.
+    async fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        while self.running.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 }
@@ -123,7 +134,7 @@ async fn main() {
     for round in 1..=ROUNDS {
         times.push(rewrite(home.path(), round, &provider.base_url(), &app, &client).await);
     }
-    load.over.store(true, Ordering::Relaxed);
+    load.end().await;
     app.stop().await;
     let (served, failed) = (load.served.load(Ordering::Relaxed), load.failed.load(Ordering::Relaxed));
     times.sort_by(f64::total_cmp);
