@@ -53,8 +53,9 @@ from latency import (  # noqa: E402
 
 PEER, APART = "peer", "apart"
 STEPS = 20
-# Processor seconds: a process that spent less while a question was answered did not answer it.
-IDLE = 0.03
+# Processor seconds: a process that spent less while a question was answered did not answer it, but belongs to another
+# conversation or to none.
+IDLE = 0.02
 TICKS = os.sysconf("SC_CLK_TCK")
 TOOLS = [{"type": "function", "function": {"name": name, "description": f"To {name}", "parameters": {
     "type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]}}} for name in ("look", "search")]
@@ -180,14 +181,27 @@ def children(pid):
     return [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
-def cpu(pid, but=()):
-    """Processor seconds of a process, of all it has waited for, and of those of its children that run, but for some."""
+def cpu(pid):
+    """Processor seconds of a process, of all it has waited for, and of those of its children that run."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        running = [child for child in children(pid) if child not in but]
+        running = children(pid)
     except OSError:
         return 0.0
     return sum(map(int, fields[11:15])) / TICKS + sum(map(cpu, running))
+
+
+def split(pid):
+    """Processor seconds of a server, and of each of its running children."""
+    each = {child: cpu(child) for child in children(pid)}
+    return cpu(pid) - sum(each.values()), each
+
+
+def between(before, after):
+    """What was spent on a turn."""
+    (own, those), (own_after, those_after) = before, after
+    spent = [seconds - those.get(child, 0.0) for child, seconds in those_after.items()]
+    return own_after - own + sum(seconds for seconds in spent if seconds >= IDLE)
 
 
 class Bench:
@@ -285,12 +299,9 @@ def conversation(bench, ways, turns):
     """One conversation each way, turn by turn; the samples of each, in milliseconds."""
     talks = {way: bench.open(way) for way in ways}
     key = bench.keys[0]
-    found = {way: {child: cpu(child) for child in children(pid)} for way, (_, pid) in talks.items()}
     for talk, _ in talks.values():
         talk.turn("How do you do?", key)
     bench.loop.idle(bench.arguments.settle + 0.5)
-    # Processes of earlier conversations stay a while; their idling is not this conversation's.
-    others = {way: {child for child, spent in those.items() if cpu(child) - spent < IDLE} for way, those in found.items()}
     spent, own = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
     samples = []
     for number in range(turns):
@@ -298,7 +309,7 @@ def conversation(bench, ways, turns):
         for way in random.sample(ways, len(ways)):
             talk, pid = talks[way]
             bench.relay.reset()
-            before, own_before = cpu(pid, others[way]), own_cpu(pid)
+            before, own_before = split(pid), own_cpu(pid)
             gc.disable()
             begun, texts = talk.turn(f"And what is number {number}?", key)
             gc.enable()
@@ -306,7 +317,7 @@ def conversation(bench, ways, turns):
             if not len(texts) == len(deltas) == CHUNKS or len(requests) != 1:
                 raise RuntimeError(f"{way}: {len(texts)} chunks of {len(deltas)} sent, {len(requests)} requests")
             bench.loop.idle(bench.arguments.settle)
-            spent[way] += cpu(pid, others[way]) - before
+            spent[way] += between(before, split(pid))
             # By hand there is no server.
             own[way] += 0 if way == BY_HAND else own_cpu(pid) - own_before
             lags = [(arrived - sent) * 1e3 for (arrived, _), sent in zip(texts[1:], deltas[1:])]
