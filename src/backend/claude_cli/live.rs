@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -57,6 +57,8 @@ struct Shared {
     state: Mutex<State>,
     /// Set when the CLI was seen to answer a call by itself.
     tools_fail: AtomicBool,
+    /// A process has ended its turn: from now on it may give way.
+    idle: Notify,
     closing: CancellationToken,
 }
 
@@ -134,6 +136,7 @@ impl Reservation {
         let mut state = self.live.state();
         if let Some(entry) = state.entries.iter_mut().find(|entry| entry.id == self.id) {
             entry.process = Slot::Ready(Box::new(kept));
+            self.live.0.idle.notify_one();
             return;
         }
         drop(state);
@@ -157,6 +160,7 @@ impl Live {
             idle_timeout: watch::channel(idle_timeout).0,
             state: Mutex::default(),
             tools_fail: AtomicBool::new(false),
+            idle: Notify::new(),
             closing: CancellationToken::new(),
         }));
         tasks.spawn("claude-cli-live", sweep(live.clone()));
@@ -166,6 +170,11 @@ impl Live {
     /// Changes how long nobody may come back to a process, also for those that are kept already.
     pub(super) fn set_idle_timeout(&self, idle_timeout: Duration) {
         self.0.idle_timeout.send_replace(idle_timeout);
+    }
+
+    /// Waits until a process has ended its turn, since this was asked last. For one listener.
+    pub(super) async fn has_idle(&self) {
+        self.0.idle.notified().await;
     }
 
     /// The process of the kind `launch` that holds the conversation `key`, if there is one.

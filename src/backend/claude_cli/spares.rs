@@ -238,6 +238,19 @@ impl Spares {
             closing: CancellationToken::new(),
         }));
         tasks.spawn("claude-cli-spares", maker::make(spares.clone()));
+        tasks.spawn("claude-cli-idle", {
+            let spares = spares.clone();
+            async move {
+                // Who waits for a place finds somebody that may give way now.
+                let tell = async {
+                    loop {
+                        spares.0.live.has_idle().await;
+                        spares.0.places.look_again();
+                    }
+                };
+                spares.0.closing.run_until_cancelled(tell).await;
+            }
+        });
         tasks.spawn("claude-cli-memory", {
             let spares = spares.clone();
             async move {
