@@ -114,29 +114,12 @@ impl Alerts {
 
     /// Tells something that concerns the whole program: it needs no rule, and goes wherever any rule's alerts go.
     pub fn tell(&self, at: Timestamp, kind: Kind, severity: Severity, message: String) {
-        self.0.send_everywhere(Alert {
-            at,
-            kind,
-            severity,
-            subscription: None,
-            message,
-            data: Map::new(),
-            resolved: false,
-        });
+        self.0.send_everywhere(of_all(at, kind, severity, message, false));
     }
 
     /// Tells that it is over.
     pub fn over(&self, at: Timestamp, kind: Kind, message: String) {
-        let severity = Severity::Info;
-        self.0.send_everywhere(Alert {
-            at,
-            kind,
-            severity,
-            subscription: None,
-            message,
-            data: Map::new(),
-            resolved: true,
-        });
+        self.0.send_everywhere(of_all(at, kind, Severity::Info, message, true));
     }
 
     /// For the operator's view: rules, events that were missed, and what became of all messages.
@@ -217,4 +200,9 @@ impl<F: Fn() -> (Timestamp, Vec<UsageView>)> Watch<F> {
             self.shared.send(notice);
         }
     }
+}
+
+/// An alert that concerns no subscription but the whole program.
+fn of_all(at: Timestamp, kind: Kind, severity: Severity, message: String, resolved: bool) -> Alert {
+    Alert { at, kind, severity, subscription: None, message, data: Map::new(), resolved }
 }

@@ -59,7 +59,6 @@ impl Past {
     async fn give_back(&self, recording: &Recording) -> Result<(), StoreError> {
         let store = recording.writer.store();
         store.prepare().await?;
-        recording.writer.connect().await?;
         recording.recalled.catch_up(&self.pool, &self.clients, &self.alerts, store).await
     }
 }
@@ -93,7 +92,8 @@ impl Recording {
     }
 
     /// Gives the pool and the clients' accounts back what the store knows, and says which alerts are open, waits for
-    /// that a moment, and writes from then on. To be called when other replicas are heard already: what they tell from now on the store may not know yet.
+    /// that a moment, and writes from then on. To be called when other replicas are heard already: what they tell from
+    /// now on the store may not know yet.
     pub(super) async fn restore(
         &self,
         pool: &SharedPool,
@@ -180,7 +180,10 @@ impl Recording {
 
     async fn run(&self, past: &Past, stop: &CancellationToken) {
         loop {
-            let outcome = past.give_back(self).await;
+            let outcome = match self.writer.connect().await {
+                Ok(()) => past.give_back(self).await,
+                failed => failed,
+            };
             self.writer.report(&outcome);
             if outcome.is_ok() {
                 self.restored.cancel();
