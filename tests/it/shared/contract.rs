@@ -106,7 +106,7 @@ impl Replicas {
             Common::Redis(_) => (0..count).map(|_| build()).collect(),
         };
         if let Common::Redis(server) = &common {
-            for Bench { pool, tasks, gateway } in &benches {
+            for Bench { pool, tasks, gateway, .. } in &benches {
                 let hear = {
                     let gateway = gateway.clone();
                     move |heard| gateway.hear(heard)
