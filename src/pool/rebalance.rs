@@ -16,6 +16,10 @@ use super::session_table::SessionRef;
 /// From this share of its block on the strategy `pace` lets idle sessions go.
 const PACE_MOVES_FROM: f64 = 0.5;
 
+/// How many dear blocks one cycle looks at: every allocation waits for it. Where nobody among so many has an idle
+/// session, the dearest have to wait for the next cycle.
+const LOOKED_AT: usize = 1_000;
+
 impl Pool {
     /// One rebalancing cycle: when the current blocks of the dearest and the cheapest subscription cost differently
     /// enough, idle sessions move from the one to the other, the longest idle first, within its free slots. Sessions in
@@ -44,11 +48,11 @@ impl Pool {
             }
         }
         let dear = self.blocks.iter().rev().take_while(|(cost, _)| *cost > lowest && *cost - lowest >= gap);
-        let mut pairs = dear.filter_map(|&(cost, at)| {
+        let pairs = dear.filter_map(|&(cost, at)| {
             let &(low, target) = cheapest.get(owner(at))?;
             (at != target && cost > low && cost - low >= gap).then_some((at, target))
         });
-        pairs.find(|(at, _)| self.is_worth_leaving(*at, now) && self.idle_sessions(*at, now).next().is_some())
+        pairs.take(LOOKED_AT).find(|(at, _)| self.is_worth_leaving(*at, now) && self.idle_sessions(*at, now).next().is_some())
     }
 
     /// Whether the sessions of a subscription are better off elsewhere although their caches are here.
