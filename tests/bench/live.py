@@ -230,7 +230,9 @@ class Bench:
                                "oauthTokenEnv": "BENCH_TOKEN", "env": {"ANTHROPIC_BASE_URL": self.relay.url}}],
             "clientKeys": keys, "maxClientsPerSubscription": 100,
             # No spares: they are started for the next conversation, and would be counted for this one.
-            "claude": {"command": str(self.command), "sparesPerSubscription": 1, "maxProcesses": 12},
+            "claude": {"command": str(self.command), "sparesPerSubscription": 1, "maxProcesses": 12,
+                       # The trial of a new CLI build has processes of its own.
+                       "selfTest": False},
         }))
         self.proxy = self.serve("serve", "--config", str(config))
         self.learn()
