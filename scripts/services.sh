@@ -110,9 +110,16 @@ start_redis() {
 
 stop() {
   if [[ -f $folder/postgres/data/postmaster.pid ]]; then halt_server || true; fi
+  local redis
   if [[ -s $folder/redis/pid ]]; then
-    kill -CONT "$(<"$folder/redis/pid")" 2>/dev/null || true
-    kill "$(<"$folder/redis/pid")" 2>/dev/null || true
+    redis=$(<"$folder/redis/pid")
+    kill -CONT "$redis" 2>/dev/null || true
+    kill "$redis" 2>/dev/null || true
+    # It writes its log until it is gone.
+    for _ in {1..100}; do
+      kill -0 "$redis" 2>/dev/null || break
+      sleep 0.1
+    done
   fi
   rm -rf "$folder"
 }
