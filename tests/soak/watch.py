@@ -4,6 +4,7 @@ import asyncio
 import csv
 import os
 import re
+import sys
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,9 @@ from talk import Tally
 from harness.processes import command_line, stats
 from harness.proxy import Proxy
 from harness.standin import Standin
+
+#: Seconds between two lines that say how far it is.
+PROGRESS = 30
 
 NONCE = re.compile(r"n(\d{6})x(\d+)x[0-9a-f]{8}")
 
@@ -52,6 +56,7 @@ class Watch:
         self.samples: list[Sample] = []
         self.begun = time.monotonic()
         self.seen = 0
+        self.next_word = PROGRESS
 
     async def run(self) -> None:
         # Cancelled between two looks only: a look that is given up would go on in its thread.
@@ -74,6 +79,16 @@ class Watch:
                 self.tally.counts["turns"],
             )
         )
+        self.say()
+
+    def say(self) -> None:
+        """How far it is, now and then."""
+        now = self.samples[-1]
+        if now.seconds < self.next_word:
+            return
+        self.next_word = now.seconds + PROGRESS
+        print(f"  {now.seconds:6.0f} s: {now.turns} turns, {len(self.tally.wrong)} wrong; proxy {now.rss_mb} MB, "
+              f"{now.descriptors} descriptors; {now.processes} processes, {now.processes_pss_mb} MB", file=sys.stderr, flush=True)
 
     def audit(self) -> None:
         """Every request upstream holds the words of one conversation, each turn once and in order."""
