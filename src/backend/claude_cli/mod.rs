@@ -37,6 +37,7 @@ mod traces;
 mod turn;
 mod upkeep;
 mod usage;
+mod workspace;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -65,8 +66,8 @@ use crate::conversation::{Model, Request};
 use crate::runtime::instance;
 use crate::runtime::tasks::Tasks;
 use kinds::Kinds;
+use launch::{Launch, Recipe};
 use live::Live;
-use process::Launch;
 use spares::Spares;
 
 /// What all CLI processes have in common.
@@ -114,12 +115,13 @@ impl ClaudeCli {
     /// The backend of one subscription.
     pub fn backend(&self, mut profile: Profile, settings: Settings) -> ClaudeCliBackend {
         profile.mark_requests(instance::id());
+        let Settings { command, cwd, own_env, timers } = settings;
         ClaudeCliBackend {
             spares: self.spares.clone(),
             live: self.live.clone(),
             features: Arc::clone(&self.features),
-            profile,
-            settings,
+            recipe: Recipe::new(&command, &profile, &cwd, &own_env),
+            timers,
             tasks: self.tasks.clone(),
         }
     }
@@ -127,8 +129,7 @@ impl ClaudeCli {
     /// Lets go of spares and live processes that none of these backends would use, and keeps at most `max_spares` of the others: after a
     /// change of the configuration no process of a removed subscription stays, and what still runs leaves none behind.
     pub fn retain<'a>(&self, max_spares: usize, backends: impl IntoIterator<Item = &'a ClaudeCliBackend>) {
-        let model = Model::named("");
-        let kinds = Kinds::only(backends.into_iter().map(|backend| backend.launch(&model)));
+        let kinds = Kinds::only(backends.into_iter().map(|backend| backend.recipe.id()));
         self.spares.retain(max_spares, &kinds);
         self.live.retain(&kinds);
     }
@@ -193,8 +194,8 @@ pub struct ClaudeCliBackend {
     spares: Spares,
     live: Live,
     features: Arc<ArcSwap<Features>>,
-    profile: Profile,
-    settings: Settings,
+    recipe: Arc<Recipe>,
+    timers: Timers,
     tasks: Tasks,
 }
 
@@ -206,24 +207,21 @@ impl ClaudeCliBackend {
 
     /// Asks the CLI about itself; costs one short-lived process and no request to the provider.
     pub async fn probe(&self) -> anyhow::Result<CliFacts> {
-        let Settings { command, cwd, own_env, .. } = &self.settings;
-        let launch = launch::launch(command, &self.profile, "sonnet", cwd, own_env);
-        probe::probe(&self.spares, &launch).await
+        probe::probe(&self.spares, &self.recipe.launch("sonnet")).await
     }
 
     /// Asks the CLI whether this subscription is logged in; costs one short-lived process, and nobody else is asked.
     pub async fn login(&self) -> anyhow::Result<Login> {
-        login::ask(&self.spares, &self.launch(&Model::named(""))).await
+        login::ask(&self.spares, &self.recipe).await
     }
 
     /// Asks idle processes of this subscription how full its windows are.
     pub fn usage_probe(&self) -> UsageProbe {
-        UsageProbe::new(self.spares.clone(), self.launch(&Model::named("")))
+        UsageProbe::new(self.spares.clone(), self.recipe.id())
     }
 
     fn launch(&self, model: &Model) -> Arc<Launch> {
-        let Settings { command, cwd, own_env, .. } = &self.settings;
-        Arc::new(launch::launch(command, &self.profile, &model.id, cwd, own_env))
+        Arc::new(self.recipe.launch(&model.id))
     }
 }
 
@@ -233,7 +231,7 @@ impl Backend for ClaudeCliBackend {
             return stream::iter([Err(failure)]).boxed();
         }
         let job = turn::Job::new(self.launch(&request.model), request, caller);
-        let turn = turn::Turn::new(job, self.spares.clone(), self.live.clone(), self.settings.timers);
+        let turn = turn::Turn::new(job, self.spares.clone(), self.live.clone(), self.timers);
         answer::run(turn, &self.tasks)
     }
 

@@ -20,9 +20,10 @@ use tracing::{debug, warn};
 
 use super::classify::{Evidence, classify};
 use super::key::{Key, Rolling, Said};
+use super::launch::Launch;
 use super::live::{Held, Kept, Live, Reservation};
 use super::output::{self, Line, TurnResult};
-use super::process::{Launch, Process, ReadError};
+use super::process::{Process, ReadError};
 use super::script::{self, Script, Until};
 use super::spares::{Obtained, Spares, Starting};
 use super::tools::{OpenCall, Response, ServerMessage};
