@@ -14,18 +14,18 @@
 //! A system prompt holds for the rest of the conversation; another one is added to it. Tools and options are those of each
 //! request. Turns that are added wait for each other, so that each one sees the one before it.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+mod recorded;
 
-use futures_util::stream::{BoxStream, Stream, StreamExt as _};
-use serde_json::{Map, Value};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::stream::{BoxStream, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Answer, Call, GatewayError, PooledGateway, RefusalReason, SessionHint};
-use crate::conversation::{Block, Event, ImageSource, Request, Role, ToolResultContent, Turn};
+use crate::conversation::{Block, Event, ImageSource, Request, ToolResultContent, Turn};
+use recorded::Recorded;
 
 /// Bytes of one conversation, and of all together. Above that the one, or the one used longest ago, is forgotten.
 const MOST_BYTES: Bounds = Bounds { each: 16 << 20, all: 256 << 20 };
@@ -75,14 +75,9 @@ impl PooledGateway {
             })
         })?;
         self.guard(&call)?;
-        let mut asked = Transcript { system: call.request.system.clone(), turns: call.request.turns.clone() };
-        let options = &call.request.options;
-        if options.output_check.is_some() && options.output_schema.is_none() {
-            // The form of the answer is asked for in words, the last of the system prompt. They are for this answer only.
-            asked.system.pop();
-        }
+        let asked = self.transcripts().asked(&call.request);
         let answer = self.answer(call, deadline).await?;
-        let events = Recorded { events: answer.events, heard: Heard::default(), asked: Some(asked), visit };
+        let events = Recorded::new(answer.events, asked, visit);
         Ok(Answer { events: events.boxed(), ..answer })
     }
 }
@@ -103,7 +98,10 @@ struct State {
     /// Names by last use, the oldest first.
     by_use: BTreeMap<u64, Name>,
     uses: u64,
+    /// Of those that are known.
     bytes: usize,
+    /// Of copies whose answers are on their way.
+    copied: usize,
     lost: HashSet<Name>,
     /// The same, the longest lost first.
     lost_order: VecDeque<Name>,
@@ -118,10 +116,31 @@ struct Known {
     used: u64,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 struct Transcript {
     system: Vec<String>,
     turns: Vec<Turn>,
+}
+
+/// What a request says, until its answer is there. It counts among all conversations while it lives.
+#[derive(Debug)]
+struct Asked {
+    transcripts: Transcripts,
+    transcript: Transcript,
+    bytes: usize,
+}
+
+impl Asked {
+    /// What was copied, which counts no longer.
+    fn into_transcript(mut self) -> Transcript {
+        std::mem::take(&mut self.transcript)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.transcripts.state().copied -= self.bytes;
+    }
 }
 
 /// A request's stay in its session. Dropping it lets the next one in.
@@ -177,26 +196,44 @@ impl Transcripts {
         Ok(state.known.get(name).map(|known| Arc::clone(&known.transcript)))
     }
 
-    fn record(&self, name: &Name, transcript: Transcript) {
-        let bytes = OVERHEAD + transcript.bytes();
+    /// A copy of what `request` says, for the time when it is answered. `None` if it is too long to be remembered, or too
+    /// many others are on their way: it is looked at before it is copied. Conversations used longest ago make room.
+    fn asked(&self, request: &Request) -> Option<Asked> {
+        let mut system = request.system.as_slice();
+        let options = &request.options;
+        if options.output_check.is_some() && options.output_schema.is_none() {
+            // The form of the answer is asked for in words, the last of the system prompt. They are for this answer only.
+            system = system.split_last().map_or(system, |(_, others)| others);
+        }
+        let bytes = OVERHEAD + bytes(system, &request.turns);
         let Bounds { each, all } = self.0.bounds;
+        {
+            let mut state = self.state();
+            if bytes > each || state.copied + bytes > all {
+                return None;
+            }
+            state.copied += bytes;
+            state.shrink_to(all);
+        }
+        let transcript = Transcript { system: system.to_vec(), turns: request.turns.clone() };
+        Some(Asked { transcripts: self.clone(), transcript, bytes })
+    }
+
+    /// Remembers what was said; `None` if nobody knows it any more.
+    fn record(&self, name: &Name, transcript: Option<Transcript>) {
+        let Bounds { each, all } = self.0.bounds;
+        let transcript = transcript.map(|transcript| (OVERHEAD + transcript.bytes(), transcript));
         let mut state = self.state();
         state.forget(name);
-        if bytes > each {
+        let Some((bytes, transcript)) = transcript.filter(|(bytes, _)| *bytes <= each) else {
             state.lose(name.clone());
             return;
-        }
+        };
         state.find(name);
         state.bytes += bytes;
         state.known.insert(name.clone(), Known { transcript: Arc::new(transcript), bytes, used: 0 });
         state.touch(name);
-        while state.bytes > all
-            && let Some((_, oldest)) = state.by_use.first_key_value()
-        {
-            let oldest = oldest.clone();
-            state.forget(&oldest);
-            state.lose(oldest);
-        }
+        state.shrink_to(all);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -218,6 +255,17 @@ impl State {
         if let Some(known) = self.known.remove(name) {
             self.by_use.remove(&known.used);
             self.bytes -= known.bytes;
+        }
+    }
+
+    /// Forgets those used longest ago while all together are more than `most` bytes.
+    fn shrink_to(&mut self, most: usize) {
+        while self.bytes + self.copied > most
+            && let Some((_, oldest)) = self.by_use.first_key_value()
+        {
+            let oldest = oldest.clone();
+            self.forget(&oldest);
+            self.lose(oldest);
         }
     }
 
@@ -280,22 +328,26 @@ fn result(block: &Block) -> Option<&str> {
 
 impl Transcript {
     fn bytes(&self) -> usize {
-        let block = |block: &Block| match block {
-            Block::Text(text) => text.len(),
-            Block::Image(source) => image_bytes(source),
-            Block::ToolUse { id, name, input } => id.len() + name.len() + input.to_string().len(),
-            Block::ToolResult { tool_use_id, content, .. } => {
-                let part = |part: &ToolResultContent| match part {
-                    ToolResultContent::Text(text) => text.len(),
-                    ToolResultContent::Image(source) => image_bytes(source),
-                };
-                tool_use_id.len() + content.iter().map(part).sum::<usize>()
-            }
-        };
-        let blocks = self.turns.iter().flat_map(|turn| &turn.blocks);
-        let system: usize = self.system.iter().map(String::len).sum();
-        system + blocks.map(|one| size_of::<Block>() + block(one)).sum::<usize>()
+        bytes(&self.system, &self.turns)
     }
+}
+
+/// What these take.
+fn bytes(system: &[String], turns: &[Turn]) -> usize {
+    let block = |block: &Block| match block {
+        Block::Text(text) => text.len(),
+        Block::Image(source) => image_bytes(source),
+        Block::ToolUse { id, name, input } => id.len() + name.len() + input.to_string().len(),
+        Block::ToolResult { tool_use_id, content, .. } => {
+            let part = |part: &ToolResultContent| match part {
+                ToolResultContent::Text(text) => text.len(),
+                ToolResultContent::Image(source) => image_bytes(source),
+            };
+            tool_use_id.len() + content.iter().map(part).sum::<usize>()
+        }
+    };
+    let blocks = turns.iter().flat_map(|turn| &turn.blocks);
+    system.iter().map(String::len).sum::<usize>() + blocks.map(|one| size_of::<Block>() + block(one)).sum::<usize>()
 }
 
 fn image_bytes(source: &ImageSource) -> usize {
@@ -305,78 +357,15 @@ fn image_bytes(source: &ImageSource) -> usize {
     }
 }
 
-/// An answer on its way, of which a copy stays here.
-struct Recorded {
-    events: Events,
-    heard: Heard,
-    /// What was said before; `None` once all is recorded.
-    asked: Option<Transcript>,
-    visit: Visit,
-}
-
-/// What was heard of an answer.
-#[derive(Debug, Default)]
-struct Heard {
-    text: String,
-    calls: Vec<(String, String, String)>,
-}
-
-impl Heard {
-    fn note(&mut self, event: &Event) {
-        match event {
-            Event::Text(text) => self.text.push_str(text),
-            Event::ToolUse { id, name, .. } => self.calls.push((id.clone(), name.clone(), String::new())),
-            Event::ToolInput { index, json } => {
-                if let Some((_, _, arguments)) = self.calls.get_mut(*index) {
-                    arguments.push_str(json);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// The answer as a client would send it back; `None` if it says nothing.
-    fn turn(self) -> Option<Turn> {
-        let mut blocks = Vec::with_capacity(1 + self.calls.len());
-        if !self.text.trim().is_empty() {
-            blocks.push(Block::Text(self.text));
-        }
-        for (id, name, arguments) in self.calls {
-            let input = serde_json::from_str(&arguments).ok().filter(Value::is_object);
-            let input = input.unwrap_or_else(|| Value::Object(Map::new()));
-            blocks.push(Block::ToolUse { id, name, input });
-        }
-        (!blocks.is_empty()).then_some(Turn { role: Role::Assistant, blocks })
-    }
-}
-
-impl Stream for Recorded {
-    type Item = Result<Event, GatewayError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let event = ready!(self.events.poll_next_unpin(cx));
-        if let Some(Ok(event)) = &event {
-            self.heard.note(event);
-            if matches!(event, Event::Finished { .. })
-                && let Some(mut asked) = self.asked.take()
-            {
-                let heard = std::mem::take(&mut self.heard);
-                if let Some(turn) = heard.turn() {
-                    asked.turns.push(turn);
-                    self.visit.transcripts.record(&self.visit.name, asked);
-                }
-            }
-        }
-        Poll::Ready(event)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use futures_util::stream;
+    use serde_json::Value;
+
     use super::*;
-    use crate::conversation::{Model, Options};
+    use crate::conversation::{Model, Options, Role, StopReason, Usage};
 
     fn turn(role: Role, text: &str) -> Turn {
         Turn { role, blocks: vec![Block::Text(text.to_owned())] }
@@ -404,7 +393,7 @@ mod tests {
         let visit = transcripts.enter(name.clone(), &mut request).await?;
         let turns = request.turns.len();
         request.turns.push(turn(Role::Assistant, answer));
-        transcripts.record(&visit.name, Transcript { system: request.system, turns: request.turns });
+        transcripts.record(&visit.name, Some(Transcript { system: request.system, turns: request.turns }));
         Ok(turns)
     }
 
@@ -460,6 +449,63 @@ mod tests {
         assert_eq!(state.by_use.len(), state.known.len());
     }
 
+    /// An answer on its way to `request` that says `words`.
+    async fn answering(transcripts: &Transcripts, name: &Name, request: &mut Request, words: &[&str]) -> Recorded {
+        let visit = transcripts.enter(name.clone(), request).await.unwrap();
+        let end = Event::Finished { stop: StopReason::EndTurn, usage: Usage::default() };
+        let said: Vec<_> = words.iter().map(|word| Event::Text((*word).to_owned())).chain([end]).map(Ok).collect();
+        let events = stream::iter(said).boxed();
+        Recorded::new(events, transcripts.asked(request), visit)
+    }
+
+    #[tokio::test]
+    async fn what_is_on_its_way_is_bounded_too() {
+        let block = size_of::<Block>();
+        let bounds = Bounds { each: OVERHEAD + 2 * block + 1_000, all: 2 * OVERHEAD + 4 * block + 1_500 };
+        let transcripts = Transcripts::bounded(bounds);
+        let held = || {
+            let state = transcripts.state();
+            (state.bytes, state.copied)
+        };
+        let lost = Err(GatewayError::Session(SessionError::Lost));
+
+        // What is too long to be remembered is not even copied.
+        let (long, name_of_long) = ("long".repeat(500), name("a", "long"));
+        let mut answer = answering(&transcripts, &name_of_long, &mut request(&[&long]), &["a"]).await;
+        assert_eq!(held(), (0, 0));
+        while answer.next().await.is_some() {}
+        drop(answer);
+        assert_eq!(say(&transcripts, &name_of_long, &["more"], "a").await, lost, "and its client is told");
+
+        // Of several at once only as many are copied as all together may take; what is known makes room.
+        let (known, first, second, third) = (name("a", "known"), name("a", "1"), name("a", "2"), name("a", "3"));
+        say(&transcripts, &known, &["q"], "a").await.unwrap();
+        let half = "x".repeat(500);
+        let mut one = answering(&transcripts, &first, &mut request(&[&half]), &["a"]).await;
+        let mut two = answering(&transcripts, &second, &mut request(&[&half]), &["a"]).await;
+        let mut three = answering(&transcripts, &third, &mut request(&[&half]), &["a"]).await;
+        let (bytes, copied) = held();
+        assert!(bytes == 0 && (1..=bounds.all).contains(&copied), "{bytes} {copied}");
+        for answer in [&mut one, &mut two, &mut three] {
+            while answer.next().await.is_some() {}
+        }
+        drop((one, two, three));
+        assert_eq!(held().1, 0);
+        assert_eq!(say(&transcripts, &known, &["more"], "a").await, lost);
+        assert_eq!(say(&transcripts, &third, &["more"], "a").await, lost, "there was no room for it");
+        assert_eq!(say(&transcripts, &second, &["more"], "a").await, Ok(3));
+
+        // An answer that makes a conversation too long is not gathered to its end, and one that is given up leaves nothing.
+        let mut answer = answering(&transcripts, &first, &mut request(&["x", "y", "z"]), &[&long, "more"]).await;
+        assert!(answer.next().await.is_some());
+        assert_eq!((answer.is_gathered(), held().1), (false, 0));
+        while answer.next().await.is_some() {}
+        drop(answer);
+        assert_eq!(say(&transcripts, &first, &["more"], "a").await, lost);
+        drop(answering(&transcripts, &first, &mut request(&["x", "y", "z"]), &["a"]).await);
+        assert_eq!(held().1, 0);
+    }
+
     #[tokio::test]
     async fn turns_of_one_session_wait_for_each_other() {
         let transcripts = Transcripts::default();
@@ -476,7 +522,7 @@ mod tests {
         // Whoever says all that was said before waits for nobody.
         transcripts.enter(session, &mut request(&["x", "y", "z"])).await.unwrap();
         first.turns.push(turn(Role::Assistant, "a1"));
-        transcripts.record(&visit.name, Transcript { system: Vec::new(), turns: first.turns });
+        transcripts.record(&visit.name, Some(Transcript { system: Vec::new(), turns: first.turns }));
         drop(visit);
         assert_eq!(waiting.await.unwrap().1, 3);
         assert!(transcripts.state().locks.is_empty());

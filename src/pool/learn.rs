@@ -113,7 +113,7 @@ impl Subscription {
                 self.breaker.succeed(lease.probe, rules)
             }
             Outcome::Unavailable | Outcome::BackendFailed => self.breaker.fail(now, lease.probe, rules),
-            Outcome::Abandoned | Outcome::ClientError | Outcome::Overloaded => {
+            Outcome::Abandoned | Outcome::ClientError | Outcome::Overloaded | Outcome::BackendBroken => {
                 self.breaker.pass(lease.probe);
                 BreakerChange::None
             }

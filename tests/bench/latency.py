@@ -339,14 +339,12 @@ class Bench:
             self.loop.idle(0.02)
 
     def learn(self):
-        """How the proxy starts its processes, from its one child between requests."""
-        children = []
-        while len(children) != 1:
-            self.await_spare()
-            self.loop.idle(max(self.settle, 0.5))
-            tasks = Path(f"/proc/{self.proxy.process.pid}/task").glob("*/children")
-            children = [pid for task in tasks for pid in task.read_text().split()]
-        proc = Path("/proc") / children[0]
+        """How the proxy starts its processes, from its youngest one: the spare that the first question has caused."""
+        self.await_spare()
+        self.loop.idle(max(self.settle, 0.5))
+        tasks = Path(f"/proc/{self.proxy.process.pid}/task").glob("*/children")
+        processes = [Path("/proc") / pid for task in tasks for pid in task.read_text().split()]
+        proc = max(processes, key=lambda proc: int((proc / "stat").read_text().rpartition(")")[2].split()[19]))
         self.hand_argv = (proc / "cmdline").read_bytes().decode().split("\0")[:-1]
         self.hand_env = dict(entry.split("=", 1) for entry in (proc / "environ").read_bytes().decode().split("\0")[:-1])
         self.cwd = os.readlink(proc / "cwd")

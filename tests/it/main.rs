@@ -5,6 +5,7 @@
 mod alerts;
 mod architecture;
 mod backends;
+mod blame;
 mod budgets;
 mod claude_cli;
 mod clients;

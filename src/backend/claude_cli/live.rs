@@ -17,8 +17,9 @@ use tracing::{debug, warn};
 
 use super::key::Key;
 use super::kinds::Kinds;
+use super::launch::Launch;
 use super::options::Applied;
-use super::process::{Launch, Process};
+use super::process::Process;
 use super::tools::{OpenCall, Shells};
 use crate::runtime::tasks::Tasks;
 use crate::units::MicroUsd;
@@ -231,8 +232,10 @@ impl Live {
 
     fn evict(&self, may_go: impl Fn(&Kept) -> bool) -> bool {
         let mut state = self.state();
+        // One that has ended by itself has no place any more that would be free then.
         let is = |entry: &Entry, parked: bool| {
-            entry.ready().is_some_and(|kept| kept.state.calls.is_empty() != parked && may_go(kept))
+            let goes = |kept: &Kept| kept.state.calls.is_empty() != parked && may_go(kept) && !kept.process.has_ended();
+            entry.ready().is_some_and(goes)
         };
         let oldest = |parked| state.entries.iter().position(|entry| is(entry, parked));
         let Some(position) = oldest(false).or_else(|| oldest(true)) else { return false };

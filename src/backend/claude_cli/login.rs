@@ -3,13 +3,13 @@
 //! It looks at the profile only: neither is the provider asked, nor is a token proven good. What the CLI says of the
 //! account's owner is not even read.
 
-use std::ffi::OsString;
 use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::process::{Launch, ReadError};
+use super::launch::Recipe;
+use super::process::ReadError;
 use super::spares::Spares;
 
 /// How long the CLI may take; it is a whole start.
@@ -32,10 +32,9 @@ pub struct Login {
     pub subscription_type: Option<String>,
 }
 
-/// Runs `claude auth status` with the environment of `launch`.
-pub(super) async fn ask(spares: &Spares, launch: &Launch) -> anyhow::Result<Login> {
-    let args = ["auth", "status", "--json"].map(OsString::from).to_vec();
-    let launch = Launch { args, ..launch.clone() };
+/// Runs `claude auth status` with the environment of `recipe`.
+pub(super) async fn ask(spares: &Spares, recipe: &Recipe) -> anyhow::Result<Login> {
+    let launch = recipe.launch_command(["auth", "status"], "--json");
     let read = async {
         let mut process = spares.start(&launch).await?;
         let mut text = Vec::new();

@@ -3,13 +3,15 @@
 //! A process is started ahead of need for a profile and a model ([`spares`]), specialised when a request arrives
 //! ([`script`], [`input`]), read line by line ([`output`]) and turned into events ([`turn`]). Then it stays with its
 //! conversation ([`live`]), also while the client runs the tools that the model calls ([`tools`]). **One process serves
-//! one conversation of one caller, and no other**: a conversation that it does not hold is replayed in another one.
+//! one conversation of one caller, and no other**: a conversation that it does not hold is replayed in another one. When a
+//! process breaks, [`blame`] tells whether that says anything of its subscription.
 //!
 //! Invariants: client text is written to stdin only, inside user messages that are disarmed; nothing of a client ever
 //! becomes an argument, an environment variable or a file name. No process outlives its [`process::Process`].
 
 mod answer;
 mod binary;
+mod blame;
 pub(super) mod classify;
 mod courtesy;
 mod features;
@@ -37,6 +39,7 @@ mod traces;
 mod turn;
 mod upkeep;
 mod usage;
+mod workspace;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -64,9 +67,10 @@ use super::{Backend, Caller, EventStream, Failure, FailureKind};
 use crate::conversation::{Model, Request};
 use crate::runtime::instance;
 use crate::runtime::tasks::Tasks;
+use blame::{Blame, Witness};
 use kinds::Kinds;
+use launch::{Launch, Recipe};
 use live::Live;
-use process::Launch;
 use spares::Spares;
 
 /// What all CLI processes have in common.
@@ -100,6 +104,7 @@ pub struct ClaudeCli {
     spares: Spares,
     live: Live,
     features: Arc<ArcSwap<Features>>,
+    blame: Blame,
     tasks: Tasks,
 }
 
@@ -108,18 +113,20 @@ impl ClaudeCli {
     pub fn new(settings: SpareSettings, tasks: &Tasks) -> Self {
         let live = Live::new(settings.idle_timeout, tasks);
         let spares = Spares::new(settings, &live, tasks);
-        Self { spares, live, features: Arc::default(), tasks: tasks.clone() }
+        Self { spares, live, features: Arc::default(), blame: Blame::default(), tasks: tasks.clone() }
     }
 
     /// The backend of one subscription.
     pub fn backend(&self, mut profile: Profile, settings: Settings) -> ClaudeCliBackend {
         profile.mark_requests(instance::id());
+        let Settings { command, cwd, own_env, timers } = settings;
         ClaudeCliBackend {
             spares: self.spares.clone(),
             live: self.live.clone(),
             features: Arc::clone(&self.features),
-            profile,
-            settings,
+            recipe: Recipe::new(&command, &profile, &cwd, &own_env),
+            witness: self.blame.witness(&command, &profile.subscription),
+            timers,
             tasks: self.tasks.clone(),
         }
     }
@@ -127,8 +134,9 @@ impl ClaudeCli {
     /// Lets go of spares and live processes that none of these backends would use, and keeps at most `max_spares` of the others: after a
     /// change of the configuration no process of a removed subscription stays, and what still runs leaves none behind.
     pub fn retain<'a>(&self, max_spares: usize, backends: impl IntoIterator<Item = &'a ClaudeCliBackend>) {
-        let model = Model::named("");
-        let kinds = Kinds::only(backends.into_iter().map(|backend| backend.launch(&model)));
+        let backends: Vec<_> = backends.into_iter().collect();
+        self.blame.retain(backends.iter().map(|backend| &backend.witness));
+        let kinds = Kinds::only(backends.iter().map(|backend| backend.recipe.id()));
         self.spares.retain(max_spares, &kinds);
         self.live.retain(&kinds);
     }
@@ -157,6 +165,7 @@ impl ClaudeCli {
     /// Replaces every spare by a new one: the CLI itself was replaced. Processes that serve are not touched.
     pub fn renew(&self) {
         self.live.trust_tools();
+        self.blame.forget();
         self.spares.renew();
     }
 
@@ -193,8 +202,9 @@ pub struct ClaudeCliBackend {
     spares: Spares,
     live: Live,
     features: Arc<ArcSwap<Features>>,
-    profile: Profile,
-    settings: Settings,
+    recipe: Arc<Recipe>,
+    witness: Witness,
+    timers: Timers,
     tasks: Tasks,
 }
 
@@ -206,24 +216,21 @@ impl ClaudeCliBackend {
 
     /// Asks the CLI about itself; costs one short-lived process and no request to the provider.
     pub async fn probe(&self) -> anyhow::Result<CliFacts> {
-        let Settings { command, cwd, own_env, .. } = &self.settings;
-        let launch = launch::launch(command, &self.profile, "sonnet", cwd, own_env);
-        probe::probe(&self.spares, &launch).await
+        probe::probe(&self.spares, &self.recipe.launch("sonnet")).await
     }
 
     /// Asks the CLI whether this subscription is logged in; costs one short-lived process, and nobody else is asked.
     pub async fn login(&self) -> anyhow::Result<Login> {
-        login::ask(&self.spares, &self.launch(&Model::named(""))).await
+        login::ask(&self.spares, &self.recipe).await
     }
 
     /// Asks idle processes of this subscription how full its windows are.
     pub fn usage_probe(&self) -> UsageProbe {
-        UsageProbe::new(self.spares.clone(), self.launch(&Model::named("")))
+        UsageProbe::new(self.spares.clone(), self.recipe.id())
     }
 
     fn launch(&self, model: &Model) -> Arc<Launch> {
-        let Settings { command, cwd, own_env, .. } = &self.settings;
-        Arc::new(launch::launch(command, &self.profile, &model.id, cwd, own_env))
+        Arc::new(self.recipe.launch(&model.id))
     }
 }
 
@@ -233,8 +240,8 @@ impl Backend for ClaudeCliBackend {
             return stream::iter([Err(failure)]).boxed();
         }
         let job = turn::Job::new(self.launch(&request.model), request, caller);
-        let turn = turn::Turn::new(job, self.spares.clone(), self.live.clone(), self.settings.timers);
-        answer::run(turn, &self.tasks)
+        let turn = turn::Turn::new(job, self.spares.clone(), self.live.clone(), self.timers);
+        answer::run(turn, self.witness.clone(), &self.tasks)
     }
 
     /// Asks the CLI, which looks at the profile only: whether the provider still takes the login is not known.

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::input;
+use super::launch::Launch;
 use super::output::{self, Line};
-use super::process::Launch;
 use super::spares::Spares;
 
 /// How long the CLI may take to start and answer.

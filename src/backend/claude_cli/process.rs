@@ -4,12 +4,7 @@
 //! in the background, so neither an orphan nor a zombie can remain.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
-use std::fmt;
-use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +15,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tracing::{debug, warn};
 
+use super::launch::Launch;
 use super::places::Place;
 use super::traces::Traces;
+use super::workspace;
 use crate::runtime::tasks::Tasks;
 
 /// What the buffer for a line may take once the line is read: a process lives long, and most of its lines are short.
@@ -29,41 +26,6 @@ const LINE_BYTES: usize = 64 * 1024;
 
 /// How much of what a process writes to stderr is kept for diagnosis.
 const STDERR_TAIL_BYTES: usize = 4 * 1024;
-
-/// Everything needed to start a process.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Launch {
-    /// The executable.
-    pub command: PathBuf,
-    /// Its arguments; never a client's text.
-    pub args: Vec<OsString>,
-    /// Its complete environment.
-    pub env: Vec<(OsString, OsString)>,
-    /// The empty directory it runs in.
-    pub cwd: PathBuf,
-}
-
-impl Launch {
-    /// Whether `other` starts the same CLI for the same profile. The model is the last argument.
-    pub(super) fn is_same_but_for_the_model(&self, other: &Self) -> bool {
-        let (Some((_, args)), Some((_, other_args))) = (self.args.split_last(), other.args.split_last()) else {
-            return false;
-        };
-        args == other_args && (&self.command, &self.env, &self.cwd) == (&other.command, &other.env, &other.cwd)
-    }
-}
-
-impl fmt::Debug for Launch {
-    /// Names of variables only: their values can be secrets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Launch")
-            .field("command", &self.command)
-            .field("args", &self.args)
-            .field("env", &self.env.iter().map(|(name, _)| name).collect::<Vec<_>>())
-            .field("cwd", &self.cwd)
-            .finish()
-    }
-}
 
 /// A running process with its two pipes.
 #[derive(Debug)]
@@ -94,7 +56,7 @@ pub(super) enum ReadError {
 impl Process {
     /// Starts a process. It has `place` until it is gone.
     pub(super) fn start(launch: &Launch, place: Place, max_line_bytes: usize, tasks: &Tasks) -> io::Result<Self> {
-        let traces = Traces::prepare(&launch.env)?;
+        let traces = Traces::prepare(launch.env())?;
         let mut child = match spawn(launch, &traces) {
             Ok(child) => child,
             Err(error) => {
@@ -173,29 +135,20 @@ impl Process {
 }
 
 fn spawn(launch: &Launch, traces: &Traces) -> io::Result<Child> {
-    ensure_folder(&launch.cwd)?;
+    workspace::ensure(launch.cwd())?;
     #[expect(clippy::disallowed_methods, reason = "the one home of starting processes")]
-    Command::new(&launch.command)
-        .args(&launch.args)
+    Command::new(launch.command())
+        .args(launch.args())
         .env_clear()
-        .envs(launch.env.iter().map(|(name, value)| (name, value)))
+        .envs(launch.env().iter().map(|(name, value)| (name, value)))
         .envs(traces.env())
-        .current_dir(&launch.cwd)
+        .current_dir(launch.cwd())
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-}
-
-/// Makes the folder again that processes run in, if it is gone: on many systems what lies among the temporary files unused
-/// for some days is cleared away.
-fn ensure_folder(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
 }
 
 impl Drop for Process {

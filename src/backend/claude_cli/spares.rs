@@ -5,7 +5,14 @@
 //! maker is one task and makes one at a time, and no more processes start at once than there are cores, so that starts do
 //! not crowd out running answers; what nobody waits for gives way to them besides, see [`super::courtesy`].
 
+mod lent;
 mod maker;
+mod state;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+pub(super) use waiting::Starting;
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -17,17 +24,19 @@ use serde::Serialize;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::error;
 
 use super::courtesy::Courtesy;
 use super::kinds::Kinds;
+use super::launch::Launch;
 use super::live::{Live, LiveCounts};
 use super::places::{Closed, Place, Places};
-use super::process::{Launch, Process};
-use super::spawns::Spawns;
+use super::process::Process;
 use super::start_error::StartError;
 use super::upkeep;
 use crate::runtime::tasks::Tasks;
+use state::{Spare, State};
+use waiting::{WaitingForPlace, WaitingToStart};
 
 /// How long a process that starts may keep others from starting.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -102,45 +111,6 @@ struct Shared {
     closing: CancellationToken,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Ready processes, the longest waiting first.
-    ready: VecDeque<Spare>,
-    /// The kinds of those that are out for a moment and come back, see [`Spares::lend`].
-    lent: Vec<Arc<Launch>>,
-    /// How many wait for a place for their process.
-    waiting_for_place: usize,
-    /// Kinds in demand, the most recently used first.
-    demand: VecDeque<Demand>,
-    /// Others are never in demand.
-    kinds: Kinds,
-    /// Before this no process is made; set by the first request since the last one was.
-    refill_at: Option<Instant>,
-    started: u64,
-    refused: u64,
-    spawns: Spawns,
-    max_spawns: usize,
-    max_spares: usize,
-    idle_timeout: Duration,
-    /// Goes up when the CLI is replaced: a process of an older one becomes no spare any more.
-    generation: u64,
-    closed: bool,
-}
-
-#[derive(Debug)]
-struct Spare {
-    launch: Arc<Launch>,
-    process: Process,
-}
-
-#[derive(Debug)]
-struct Demand {
-    launch: Arc<Launch>,
-    used: Instant,
-    /// Set after a failed start.
-    not_before: Option<Instant>,
-}
-
 /// See [`Spares::obtain`].
 #[derive(Debug)]
 pub(super) struct Obtained {
@@ -149,77 +119,25 @@ pub(super) struct Obtained {
     pub start: Option<Starting>,
 }
 
-/// Keeps others from starting while it is held, but for [`START_LIMIT`] at most: one that hangs must not stop everybody.
-#[derive(Debug)]
-pub(super) struct Starting(#[expect(dead_code, reason = "its drop is what counts")] oneshot::Sender<()>);
-
-/// A spare that is asked something. It goes back when it was left clean, and else is killed, when this is dropped.
-#[derive(Debug)]
-pub(super) struct Lent {
-    spares: Spares,
-    launch: Arc<Launch>,
-    generation: u64,
-    process: Option<Process>,
-    is_clean: bool,
-}
-
-impl Lent {
-    /// The process.
-    pub(super) fn process(&mut self) -> Option<&mut Process> {
-        self.process.as_mut()
-    }
-
-    /// Says that the process is as it was before: everything that was asked is answered.
-    pub(super) fn is_clean(&mut self) {
-        self.is_clean = true;
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        let process = self.process.take();
-        let kept = if self.is_clean { process } else { None };
-        self.spares.take_back(&self.launch, self.generation, kept);
-    }
-}
-
-/// Counts among those who wait for their turn to start while it lives.
-struct WaitingToStart<'a>(&'a watch::Sender<usize>);
-
-impl<'a> WaitingToStart<'a> {
-    fn new(waiting: &'a watch::Sender<usize>) -> Self {
-        waiting.send_modify(|count| *count += 1);
-        Self(waiting)
-    }
-}
-
-impl Drop for WaitingToStart<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
-    }
-}
-
-/// Counts among those who wait for a place while it lives.
-struct WaitingForPlace<'a>(&'a Spares);
-
-impl<'a> WaitingForPlace<'a> {
-    fn new(spares: &'a Spares) -> Self {
-        spares.state().waiting_for_place += 1;
-        Self(spares)
-    }
-}
-
-impl Drop for WaitingForPlace<'_> {
-    fn drop(&mut self) {
-        self.0.state().waiting_for_place -= 1;
-    }
-}
-
 impl Spares {
     /// Starts the maker.
     pub(super) fn new(settings: SpareSettings, live: &Live, tasks: &Tasks) -> Self {
+        let spares = Self::unattended(settings, live, tasks);
+        spares.attend();
+        tasks.spawn("claude-cli-memory", {
+            let spares = spares.clone();
+            async move {
+                let closing = spares.0.closing.clone();
+                closing.run_until_cancelled(upkeep::run(spares)).await;
+            }
+        });
+        spares
+    }
+
+    /// A store in which nothing happens by itself.
+    fn unattended(settings: SpareSettings, live: &Live, tasks: &Tasks) -> Self {
         let wake = Arc::default();
-        let spares = Self(Arc::new(Shared {
+        Self(Arc::new(Shared {
             settings,
             tasks: tasks.clone(),
             live: live.clone(),
@@ -236,10 +154,14 @@ impl Spares {
             wake,
             spare_ready: Notify::new(),
             closing: CancellationToken::new(),
-        }));
-        tasks.spawn("claude-cli-spares", maker::make(spares.clone()));
-        tasks.spawn("claude-cli-idle", {
-            let spares = spares.clone();
+        }))
+    }
+
+    /// Starts the maker, and who tells those that wait of what may give way.
+    fn attend(&self) {
+        self.0.tasks.spawn("claude-cli-spares", maker::make(self.clone()));
+        self.0.tasks.spawn("claude-cli-idle", {
+            let spares = self.clone();
             async move {
                 // Who waits for a place finds somebody that may give way now.
                 let tell = async {
@@ -251,14 +173,6 @@ impl Spares {
                 spares.0.closing.run_until_cancelled(tell).await;
             }
         });
-        tasks.spawn("claude-cli-memory", {
-            let spares = spares.clone();
-            async move {
-                let closing = spares.0.closing.clone();
-                closing.run_until_cancelled(upkeep::run(spares)).await;
-            }
-        });
-        spares
     }
 
     /// A process for a request: a spare of the kind `launch`, or else a new one. The kind is in demand from now on.
@@ -341,7 +255,12 @@ impl Spares {
 
     /// Lets the oldest spare go, or the live process used longest ago; its place is free when it is gone.
     fn give_way(&self) {
-        let oldest = self.state().ready.pop_front();
+        let oldest = {
+            let mut state = self.state();
+            // The place of one that has ended is taken by somebody else already.
+            state.sweep();
+            state.ready.pop_front()
+        };
         if oldest.is_none() {
             self.0.live.evict_oldest();
         }
@@ -368,10 +287,7 @@ impl Spares {
         if state.ready.len() <= keep {
             return false;
         }
-        let State { ready, demand, .. } = &mut *state;
-        let rank = |spare: &Spare| demand.iter().position(|kind| kind.launch == spare.launch).unwrap_or(usize::MAX);
-        let victim = (0..ready.len()).max_by_key(|index| rank(&ready[*index]));
-        let victim = victim.and_then(|index| ready.remove(index));
+        let victim = state.least_wanted().and_then(|index| state.ready.remove(index));
         drop(state);
         victim.is_some()
     }
@@ -381,48 +297,16 @@ impl Spares {
         &self.0.places
     }
 
-    /// A spare of any model that differs from `kind` in nothing else, for a question that leaves it as it is. `None` when
-    /// there is none that is ready.
-    pub(super) fn lend(&self, kind: &Launch) -> Option<Lent> {
-        let mut state = self.state();
-        state.sweep();
-        // The youngest: requests take the oldest of theirs.
-        let position = state.ready.iter().rposition(|spare| kind.is_same_but_for_the_model(&spare.launch))?;
-        let spare = state.ready.remove(position)?;
-        state.lent.push(Arc::clone(&spare.launch));
-        let generation = state.generation;
-        drop(state);
-        let Spare { launch, process } = spare;
-        Some(Lent { spares: self.clone(), launch, generation, process: Some(process), is_clean: false })
-    }
-
-    /// Takes back what was lent. `process` is `None` when it cannot be used any more.
-    fn take_back(&self, launch: &Arc<Launch>, generation: u64, process: Option<Process>) {
-        let mut state = self.state();
-        if let Some(position) = state.lent.iter().position(|lent| lent == launch) {
-            state.lent.swap_remove(position);
-        }
-        // Meanwhile somebody may wait for its place, its subscription may be gone, or everything may be over.
-        let is_wanted = !state.closed
-            && state.generation == generation
-            && state.waiting_for_place == 0
-            && state.demand.iter().any(|kind| kind.launch == *launch);
-        let unwanted = match process {
-            Some(process) if is_wanted => {
-                state.ready.push_back(Spare { launch: Arc::clone(launch), process });
-                None
-            }
-            process => process,
-        };
-        drop(state);
-        drop(unwanted);
-        self.0.wake.notify_one();
+    /// Tells everybody whom it may concern that a spare is ready. Who waits for a place takes it, or has it give way.
+    fn tell_ready(&self) {
+        self.0.spare_ready.notify_waiters();
+        self.0.places.look_again();
     }
 
     fn start_in(&self, launch: &Launch, place: Place) -> Result<Process, StartError> {
         self.count_spawn()?;
         let process = Process::start(launch, place, self.0.settings.max_line_bytes, &self.0.tasks)
-            .map_err(|source| StartError::Io { command: launch.command.display().to_string(), source })?;
+            .map_err(|source| StartError::Io { command: launch.command().display().to_string(), source })?;
         self.state().started += 1;
         Ok(process)
     }
@@ -451,16 +335,15 @@ impl Spares {
 
     /// Keeps only these kinds from now on, and no more than `max_spares`: after a change of the configuration.
     pub(super) fn retain(&self, max_spares: usize, kinds: &Kinds) {
-        let dropped = {
+        let dropped: (VecDeque<Spare>, Vec<Spare>) = {
             let mut state = self.state();
             state.max_spares = max_spares;
             state.kinds = kinds.clone();
             state.demand.retain(|kind| kinds.have(&kind.launch));
-            let (kept, dropped) =
+            let (kept, unwanted) =
                 std::mem::take(&mut state.ready).into_iter().partition(|spare| kinds.have(&spare.launch));
             state.ready = kept;
-            let _: &VecDeque<Spare> = &dropped;
-            dropped
+            (unwanted, state.surplus())
         };
         drop(dropped);
         self.0.wake.notify_one();
@@ -495,7 +378,7 @@ impl Spares {
 
     pub(super) fn counts(&self) -> ProcessCounts {
         let state = self.state();
-        let spare = state.ready.len() + state.lent.len();
+        let spare = state.spares();
         let LiveCounts { idle: live, parked } = self.0.live.counts();
         let all = self.0.places.taken();
         let running = all.saturating_sub(spare + live + parked);
@@ -504,31 +387,5 @@ impl Spares {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Lets go of spares that have ended. One that ends by itself would do so again: its kind is left alone for a while.
-    fn sweep(&mut self) {
-        let Self { ready, demand, .. } = self;
-        ready.retain(|spare| {
-            if !spare.process.has_ended() {
-                return true;
-            }
-            warn!("a spare has ended by itself");
-            if let Some(kind) = demand.iter_mut().find(|kind| kind.launch == spare.launch) {
-                kind.not_before = Some(Instant::now() + RETRY_AFTER);
-            }
-            false
-        });
-    }
-
-    fn note_demand(&mut self, launch: &Arc<Launch>) {
-        if !self.kinds.have(launch) {
-            return;
-        }
-        let known = self.demand.iter().position(|kind| kind.launch == *launch);
-        let not_before = known.and_then(|position| self.demand.remove(position)).and_then(|kind| kind.not_before);
-        self.demand.push_front(Demand { launch: Arc::clone(launch), used: Instant::now(), not_before });
     }
 }

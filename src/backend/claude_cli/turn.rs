@@ -11,28 +11,28 @@
 //! The client's answer ends with `Finished`; settling is the pool's. A process that settles well is kept. Whoever drops
 //! the stream kills the process.
 
+mod answering;
+mod job;
+mod settling;
+
+pub(super) use job::Job;
+
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
-use super::classify::{Evidence, classify};
-use super::key::{Key, Rolling, Said};
+use super::classify::Evidence;
+use super::key::Said;
 use super::live::{Held, Kept, Live, Reservation};
-use super::output::{self, Line, TurnResult};
-use super::process::{Launch, Process, ReadError};
+use super::output::{self, Line};
+use super::process::{Process, ReadError};
 use super::script::{self, Script, Until};
 use super::spares::{Obtained, Spares, Starting};
-use super::tools::{OpenCall, Response, ServerMessage};
-use crate::backend::messages::StreamEvent;
-use crate::backend::{Caller, Failure, FailureKind};
-use crate::conversation::{Event, LimitStatus, Request, StopReason, Usage};
-use crate::units::MicroUsd;
-
-/// How long after the answer the CLI may take to say what it cost, or to deliver the calls it holds.
-const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+use super::tools::{Response, ServerMessage};
+use crate::backend::{Failure, FailureKind};
+use crate::conversation::{Event, LimitStatus, StopReason, Usage};
 
 /// How long a live process may take for a step before its conversation is replayed in another one.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
@@ -46,32 +46,6 @@ pub struct Timers {
     pub idle: Duration,
     /// For everything.
     pub total: Duration,
-}
-
-/// A request and the kind of process that it needs.
-#[derive(Debug)]
-pub(super) struct Job {
-    launch: Arc<Launch>,
-    request: Request,
-    /// The conversation but for its last turn: what a process must hold to go on with it.
-    held: Key,
-    /// The conversation with its last turn.
-    asked: Rolling,
-}
-
-impl Job {
-    pub(super) fn new(launch: Arc<Launch>, request: &Request, caller: &Caller) -> Self {
-        let mut asked = Rolling::begin(caller, &request.system);
-        let (last, before) = request.turns.split_last().map_or((None, &[][..]), |(last, before)| (Some(last), before));
-        for turn in before {
-            asked.add(turn);
-        }
-        let held = asked.key();
-        if let Some(turn) = last {
-            asked.add(turn);
-        }
-        Self { launch, request: request.clone(), held, asked }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -384,181 +358,6 @@ impl Turn {
             }
         }
         Ok(())
-    }
-
-    fn stream_event(&mut self, event: StreamEvent) -> Result<(), Failure> {
-        if self.phase == Phase::Settling {
-            return match event {
-                // The CLI did not wait for the client, and asks the provider again. What it has got for an answer is
-                // not the client's.
-                StreamEvent::Start(_) => {
-                    self.live.distrust_tools();
-                    Err(no_process())
-                }
-                _ => Ok(()),
-            };
-        }
-        match event {
-            StreamEvent::Start(usage) => {
-                if self.content_sent {
-                    return Err(Failure::new(
-                        FailureKind::Unavailable { status: None },
-                        "the provider's stream broke and began again",
-                    ));
-                }
-                self.started = true;
-                self.usage = usage;
-                self.said = Said::default();
-                self.calls.clear();
-                self.queue.push_back(Event::Started(usage));
-            }
-            StreamEvent::Text(text) => {
-                self.said.text(&text);
-                self.queue.push_back(Event::Text(text));
-            }
-            StreamEvent::Thinking(text) => self.queue.push_back(Event::Thinking(text)),
-            StreamEvent::ToolUse { block, id, name } => {
-                let index = self.calls.len();
-                self.calls.push(Call { block, id: id.clone(), name: name.clone(), json: String::new() });
-                self.queue.push_back(Event::ToolUse { index, id, name });
-            }
-            StreamEvent::ToolInput { block, json } => {
-                if let Some(index) = self.calls.iter().position(|call| call.block == block) {
-                    self.calls[index].json.push_str(&json);
-                    self.queue.push_back(Event::ToolInput { index, json });
-                }
-            }
-            StreamEvent::Delta { stop, usage } => {
-                usage.apply_to(&mut self.usage);
-                self.stop = stop.or(self.stop);
-                let stops_here = match self.stop {
-                    // Left alone, the CLI would now ask the provider again (to go on, up to three times; after a
-                    // refusal once), at the subscription's cost. Only a kill is fast enough to prevent that.
-                    Some(StopReason::MaxTokens | StopReason::Refusal) => true,
-                    // The same, with an answer of its own to a call that it cannot deliver.
-                    Some(StopReason::ToolUse) => !self.calls.iter().all(|call| self.held.shells.deliver(&call.name)),
-                    _ => false,
-                };
-                if let Some(stop) = self.stop.filter(|_| stops_here) {
-                    self.process = None;
-                    self.finished(stop);
-                    self.settle(None);
-                }
-            }
-            StreamEvent::Stop => {
-                // Some builds close a broken stream themselves, as if it were complete, but without a reason. Then the
-                // turn's result says what happened.
-                if let Some(stop) = self.stop {
-                    self.finished(stop);
-                    self.park();
-                }
-            }
-            StreamEvent::Other => {}
-        }
-        Ok(())
-    }
-
-    async fn result(&mut self, result: &TurnResult) -> Result<(), Failure> {
-        match self.phase {
-            Phase::Feeding if result.is_error => self.or_replay(classify(&self.evidence, result)),
-            Phase::Feeding if self.until == Until::Acknowledged => self.write_step().await,
-            Phase::Feeding => Ok(()),
-            Phase::Settling => {
-                self.settle(Some(result));
-                Ok(())
-            }
-            _ if result.is_error => Err(classify(&self.evidence, result)),
-            // What the client said after the results of calls ends one turn and begins another.
-            _ if !self.started
-                && result.terminal_reason.as_deref() == Some("aborted_tools")
-                && script::speaks_after_results(&self.job.request) =>
-            {
-                Ok(())
-            }
-            // A build can fall back to a request without stream: then the whole answer is in the result.
-            _ if result.turns > 0 && !self.started && !result.text.is_empty() => {
-                result.usage.apply_to(&mut self.usage);
-                self.queue.push_back(Event::Started(self.usage));
-                self.queue.push_back(Event::Text(result.text.clone()));
-                self.phase = Phase::Settling;
-                self.queue.push_back(Event::Finished { stop: StopReason::EndTurn, usage: self.usage });
-                self.answered_all_the_same();
-                self.settle(Some(result));
-                Ok(())
-            }
-            _ => Err(Failure::new(FailureKind::Protocol, "the CLI ended the turn without an answer")),
-        }
-    }
-
-    /// The client's answer is complete.
-    fn finished(&mut self, stop: StopReason) {
-        self.queue.push_back(Event::Finished { stop, usage: self.usage });
-        self.answered_all_the_same();
-        self.phase = Phase::Settling;
-        self.settle_by = Instant::now() + SETTLE_LIMIT;
-        let goes_on = matches!(stop, StopReason::EndTurn | StopReason::StopSequence | StopReason::ToolUse);
-        if !goes_on || self.process.is_none() {
-            return;
-        }
-        let mut said = std::mem::take(&mut self.said);
-        for Call { id, name, json, .. } in &self.calls {
-            // What is no JSON the client cannot send back either.
-            let Ok(input) = serde_json::from_str(if json.is_empty() { "{}" } else { json }) else { return };
-            said.call(id, name, input);
-        }
-        if said.is_empty() {
-            return;
-        }
-        let mut asked = self.job.asked.clone();
-        asked.answer(said);
-        self.reservation = self.live.reserve(&self.job.launch, asked.key());
-    }
-
-    /// A rejection that came before the answer is none: what it says of the windows is for the pool.
-    fn answered_all_the_same(&mut self) {
-        let report = self.evidence.limits.take();
-        self.queue.extend(report.map(|report| Event::Limits(report.answered())));
-    }
-
-    /// Keeps a process that has delivered all its calls: it says nothing more until it has their results.
-    fn park(&mut self) {
-        let is_waiting = self.stop == Some(StopReason::ToolUse)
-            && self.calls.iter().all(|call| self.held.calls.iter().any(|open| open.tool_use == call.id));
-        if !is_waiting {
-            return;
-        }
-        let cost = self.job.request.model.price.cost(&self.usage);
-        self.held.spent += cost;
-        self.keep(cost);
-    }
-
-    /// The request is over for the pool too. Without the CLI's own figure its cost comes from the price list.
-    fn settle(&mut self, result: Option<&TurnResult>) {
-        let list_price = self.job.request.model.price.cost(&self.usage);
-        let Some(total) = result.filter(|result| !result.is_error).and_then(|result| result.total_cost) else {
-            self.process = None;
-            self.queue.push_back(Event::Settled(list_price));
-            return self.end();
-        };
-        // The CLI tells what all of its requests have cost together.
-        let cost = (total - self.held.spent).max(MicroUsd::ZERO);
-        self.held.spent = total.max(self.held.spent);
-        self.keep(cost);
-    }
-
-    fn keep(&mut self, cost: MicroUsd) {
-        self.queue.push_back(Event::Settled(cost));
-        if let (Some(process), Some(reservation)) = (self.process.take(), self.reservation.take()) {
-            self.order_calls();
-            reservation.keep(Kept { process, state: std::mem::take(&mut self.held) });
-        }
-        self.end();
-    }
-
-    /// Calls in the order of the answer, whatever the order in which they were delivered.
-    fn order_calls(&mut self) {
-        let order = |call: &OpenCall| self.calls.iter().position(|known| known.id == call.tool_use);
-        self.held.calls.sort_by_key(order);
     }
 
     fn end(&mut self) {

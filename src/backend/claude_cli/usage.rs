@@ -3,7 +3,6 @@
 //! That costs no tokens: the CLI asks the provider's own view of the account, or, when it cannot be reached, tells what
 //! the last answer to this very process said. Only a login by the credentials file may know; a token tells nothing.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -11,8 +10,8 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use super::input;
+use super::launch::KindId;
 use super::output::{self, Line};
-use super::process::Launch;
 use super::spares::Spares;
 use crate::conversation::{Family, LimitReport, LimitStatus, Window, WindowUse};
 use crate::units::Timestamp;
@@ -25,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub struct UsageProbe {
     spares: Spares,
     /// Any process of the subscription, whatever its model.
-    kind: Arc<Launch>,
+    kind: KindId,
 }
 
 /// What came of asking.
@@ -40,13 +39,13 @@ pub enum Polled {
 }
 
 impl UsageProbe {
-    pub(super) fn new(spares: Spares, kind: Arc<Launch>) -> Self {
+    pub(super) fn new(spares: Spares, kind: KindId) -> Self {
         Self { spares, kind }
     }
 
     /// Asks an idle process, if there is one. One that does not answer as it should is killed.
     pub async fn poll(&self) -> anyhow::Result<Polled> {
-        let Some(mut lent) = self.spares.lend(&self.kind) else { return Ok(Polled::NobodyToAsk) };
+        let Some(mut lent) = self.spares.lend(self.kind) else { return Ok(Polled::NobodyToAsk) };
         let Some(process) = lent.process() else { return Ok(Polled::NobodyToAsk) };
         let ask = async {
             process.write(&input::usage()).await?;

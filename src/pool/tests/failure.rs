@@ -15,6 +15,7 @@ fn fail(world: &mut World, times: usize, outcome: &Outcome) -> Vec<Effect> {
 fn an_overloaded_provider_cools_nothing_down_but_five_failures_in_a_row_open_the_breaker() {
     let mut world = World::new(1);
     assert!(fail(&mut world, 20, &Outcome::Overloaded).is_empty());
+    assert!(fail(&mut world, 20, &Outcome::BackendBroken).is_empty(), "a CLI that fails everywhere is nobody's fault");
     assert_eq!(world.view("s0").breaker, BreakerView::Closed { failures: 0 });
     assert!(fail(&mut world, 4, &Outcome::Unavailable).is_empty());
     assert_eq!(world.view("s0").status, Status::Available);

@@ -7,12 +7,14 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
-use super::{RETRY_AFTER, Shared, Spare, Spares, State};
+use super::state::{Spare, State};
+use super::{RETRY_AFTER, Shared, Spares};
 use crate::backend::claude_cli::courtesy::GIVES_WAY;
 use crate::backend::claude_cli::input;
+use crate::backend::claude_cli::launch::Launch;
 use crate::backend::claude_cli::output::{self, Line};
 use crate::backend::claude_cli::places::Place;
-use crate::backend::claude_cli::process::{Launch, Process, ReadError};
+use crate::backend::claude_cli::process::{Process, ReadError};
 
 /// How long a fresh process may take to answer its warm-up before it counts as broken.
 const WARM_UP_LIMIT: Duration = Duration::from_secs(30);
@@ -20,10 +22,13 @@ const WARM_UP_LIMIT: Duration = Duration::from_secs(30);
 /// How often the maker looks for spares that nobody has needed for long.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 
+/// How long the place of a process that was let go may take to be free. Until then no other one makes room.
+const GONE_LIMIT: Duration = Duration::from_secs(2);
+
 /// See [`Spares::next_to_make`].
 #[derive(Debug)]
-struct ToMake {
-    launch: Arc<Launch>,
+pub(super) struct ToMake {
+    pub(super) launch: Arc<Launch>,
     place: Place,
     generation: u64,
 }
@@ -36,7 +41,7 @@ impl Spares {
     }
 
     /// The kind of process that should be started next, and a place for it.
-    fn next_to_make(&self) -> Option<ToMake> {
+    pub(super) fn next_to_make(&self) -> Option<ToMake> {
         let settings = &self.0.settings;
         let now = Instant::now();
         let mut state = self.state();
@@ -56,23 +61,29 @@ impl Spares {
             have < settings.spares_per_kind && kind.not_before.is_none_or(|instant| instant <= now)
         })?;
         let launch = Arc::clone(&wanted.launch);
-        if ready.len() + lent.len() >= *max_spares {
-            // Make room with a spare of the kind that was used longest ago.
-            let rank = |spare: &Spare| demand.iter().position(|kind| kind.launch == spare.launch);
-            let victim = (0..ready.len()).max_by_key(|index| rank(&ready[*index]))?;
-            ready.remove(victim);
-        }
-        // When there is no place, a process that nobody waits for makes room, but only for the kind used last; the one
-        // that goes wakes the maker.
-        let Some(place) = self.0.places.try_take() else {
-            let is_newest = demand.front().is_some_and(|kind| kind.launch == launch);
+        // Where there are enough, one of the kind that was used longest ago goes for it. Those that are lent cannot.
+        let gives_way = if state.spares() < state.max_spares { None } else { Some(state.least_wanted()?) };
+        if let Some(place) = self.0.places.try_take() {
+            state.made_room_at = None;
+            let generation = state.generation;
+            let replaced = gives_way.and_then(|index| state.ready.remove(index));
             drop(state);
-            if is_newest {
-                self.0.live.evict_oldest_idle();
-            }
+            drop(replaced);
+            return Some(ToMake { launch, place, generation });
+        }
+        // A process that nobody waits for makes room, but only for the kind used last, and only if nobody else would
+        // get its place. It wakes the maker when it is gone.
+        let is_newest = state.demand.front().is_some_and(|kind| kind.launch == launch);
+        let is_on_its_way = state.made_room_at.is_some_and(|instant| now.duration_since(instant) < GONE_LIMIT);
+        if !is_newest || is_on_its_way || state.waiting_for_place > 0 {
             return None;
-        };
-        Some(ToMake { launch, place, generation: state.generation })
+        }
+        let replaced = gives_way.and_then(|index| state.ready.remove(index));
+        drop(state);
+        if replaced.is_some() || self.0.live.evict_oldest_idle() {
+            self.state().made_room_at = Some(now);
+        }
+        None
     }
 
     fn put(&self, launch: Arc<Launch>, process: Process, generation: u64) {
@@ -81,10 +92,10 @@ impl Spares {
             return;
         }
         state.ready.push_back(Spare { launch, process });
+        let surplus = state.surplus();
         drop(state);
-        // Whoever waits for a place takes it, or has it give way.
-        self.0.spare_ready.notify_waiters();
-        self.0.places.look_again();
+        drop(surplus);
+        self.tell_ready();
     }
 
     fn postpone(&self, launch: &Arc<Launch>) {
