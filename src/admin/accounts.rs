@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Query};
 use super::member;
-use super::{Actor, Admin, AdminError, Body, Result};
+use super::{Actor, Admin, AdminError, Body, Result, entry};
 use crate::runtime::clock;
 use crate::secrets::Purpose;
-use crate::store::{self, Account, StoreError};
+use crate::store::{self, Account, AuditEntry, StoreError};
 
 /// Fields that go to the pool as they would stand in the configuration.
 const SETTINGS: [&str; 9] =
@@ -65,8 +65,7 @@ impl Admin {
         account.sealed_secret = self.seal(&account, secret.as_ref())?;
         self.give_profile(&mut account, secret.is_some())?;
         let warnings = member::check(&account, secret.as_ref())?;
-        self.add(&mut account, &name).await?;
-        self.note_account(actor, "account.create", &account, &json!({ "type": kind })).await;
+        self.add(actor, &mut account, &name).await?;
         self.changed().await?;
         let mut view = self.account_view(&account);
         if !warnings.is_empty() {
@@ -76,16 +75,21 @@ impl Admin {
     }
 
     /// Stores an account under a name that nobody else in the pool has.
-    async fn add(&self, account: &mut Account, name: &str) -> Result<()> {
+    async fn add(&self, actor: &Actor, account: &mut Account, name: &str) -> Result<()> {
         let slug = slug(name);
         for number in 1..=MOST_NAMES {
             account.name = if number == 1 { slug.clone() } else { format!("{slug}-{number}") };
             if self.0.host.is_configured(&account.name) {
                 continue;
             }
-            match self.store().create_account(account).await {
+            let entry = account_entry(actor, "account.create", account, json!({ "type": account.kind }));
+            match self.store().create_account(account, &entry).await {
                 Err(StoreError::Conflict("name")) => {}
-                done => return Ok(done?),
+                done => {
+                    done?;
+                    self.tell(&entry);
+                    return Ok(());
+                }
             }
         }
         Err(AdminError::Conflict(format!("there are {MOST_NAMES} accounts with this name already")))
@@ -151,7 +155,7 @@ impl Admin {
         }
         account.updated_at = clock::now();
         member::check(&account, secret.as_ref())?;
-        self.save(actor, &before, &account, "account.update", &json!({ "changed": named, "secret": replaced })).await
+        self.save(actor, &before, &account, "account.update", json!({ "changed": named, "secret": replaced })).await
     }
 
     /// Switches an account on or off. Running answers go on.
@@ -160,7 +164,7 @@ impl Admin {
         let before = self.account(actor, id).await?;
         let account = Account { enabled, updated_at: clock::now(), ..before.clone() };
         let action = if enabled { "account.enable" } else { "account.disable" };
-        self.save(actor, &before, &account, action, &json!({})).await
+        self.save(actor, &before, &account, action, json!({})).await
     }
 
     async fn save(
@@ -169,14 +173,15 @@ impl Admin {
         before: &Account,
         account: &Account,
         action: &str,
-        detail: &Value,
+        detail: Value,
     ) -> Result<Value> {
-        if !self.store().update_account(&actor.scope(), before, account).await? {
+        let entry = account_entry(actor, action, account, detail);
+        if !self.store().update_account(&actor.scope(), before, account, &entry).await? {
             self.account(actor, &account.id).await?;
             let changed = "somebody else has changed the account meanwhile; look at it and try again";
             return Err(AdminError::Conflict(changed.to_owned()));
         }
-        self.note_account(actor, action, account, detail).await;
+        self.tell(&entry);
         self.changed().await?;
         Ok(self.account_view(account))
     }
@@ -185,10 +190,11 @@ impl Admin {
     pub async fn delete_account(&self, actor: &Actor, id: &str) -> Result<Value> {
         let _alone = self.0.changing.lock().await;
         let account = self.account(actor, id).await?;
-        if !self.store().delete_account(&actor.scope(), id).await? {
+        let entry = account_entry(actor, "account.delete", &account, json!({}));
+        if !self.store().delete_account(&actor.scope(), id, &entry).await? {
             return Err(AdminError::NotFound("account"));
         }
-        self.note_account(actor, "account.delete", &account, &json!({})).await;
+        self.tell(&entry);
         self.changed().await?;
         Ok(json!({ "id": id, "deleted": true }))
     }
@@ -201,7 +207,7 @@ impl Admin {
             Some(false) => return Err(AdminError::Conflict("the account is not in the pool".to_owned())),
             None => return Err(no_pool()),
         }
-        self.note_account(actor, "account.reset", &account, &json!({})).await;
+        self.note(&account_entry(actor, "account.reset", &account, json!({}))).await;
         Ok(self.account_view(&account))
     }
 
@@ -213,19 +219,12 @@ impl Admin {
             return Err(AdminError::Conflict("an account is being tested; try again in a moment".to_owned()));
         };
         let outcome = self.0.host.test(&account.name).await.ok_or_else(no_pool)?;
-        self.note_account(actor, "account.test", &account, &json!({ "ok": outcome["ok"] })).await;
+        self.note(&account_entry(actor, "account.test", &account, json!({ "ok": outcome["ok"] }))).await;
         Ok(outcome)
     }
 
     async fn account(&self, actor: &Actor, id: &str) -> Result<Account> {
         self.store().account(&actor.scope(), id).await?.ok_or(AdminError::NotFound("account"))
-    }
-
-    async fn note_account(&self, actor: &Actor, action: &str, account: &Account, detail: &Value) {
-        let organization = account.organization_id.as_deref();
-        let mut detail = detail.clone();
-        detail["subscription"] = account.name.as_str().into();
-        self.note(actor, action, organization, &account.id, detail).await;
     }
 
     fn seal(&self, account: &Account, secret: Option<&SecretString>) -> Result<Option<String>> {
@@ -266,8 +265,8 @@ impl Admin {
             view[field] = value.clone();
         }
         let shadowed = self.0.host.is_configured(&account.name);
-        let shadowed =
-            shadowed.then(|| "the configuration has a subscription of the same name, which counts".to_owned());
+        let shadowed = shadowed
+            .then(|| "the configuration has a subscription or a backend of the same name, which counts".to_owned());
         if let Some(problem) = shadowed.or_else(|| self.0.host.problem(&account.id)) {
             view["status"] = "unusable".into();
             view["problem"] = problem.into();
@@ -275,6 +274,11 @@ impl Admin {
         view["live"] = self.0.host.live(&account.name).unwrap_or_default();
         view
     }
+}
+
+fn account_entry(actor: &Actor, action: &str, account: &Account, mut detail: Value) -> AuditEntry {
+    detail["subscription"] = account.name.as_str().into();
+    entry(actor, action, account.organization_id.as_deref(), &account.id, detail)
 }
 
 fn no_pool() -> AdminError {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::fields::Query;
-use super::{Actor, Admin, AdminError, Result};
+use super::{Actor, Admin, AdminError, Result, entry};
 use crate::runtime::clock;
 use crate::store::{ActivityFilter, ActivityStatus, AlertFilter, AuditFilter, UsageFilter, UsageGroup};
 
@@ -29,10 +29,11 @@ impl Admin {
 
     /// Says that what an alert told of is over.
     pub async fn resolve_alert(&self, actor: &Actor, id: &str) -> Result<Value> {
-        if !self.store().resolve_alert(&actor.scope(), id, clock::now()).await? {
+        let entry = entry(actor, "alert.resolve", actor.organization.as_deref(), id, json!({}));
+        if !self.store().resolve_alert(&actor.scope(), id, clock::now(), &entry).await? {
             return Err(AdminError::NotFound("open alert"));
         }
-        self.note(actor, "alert.resolve", actor.organization.as_deref(), id, json!({})).await;
+        self.tell(&entry);
         Ok(json!({ "id": id, "resolved": true }))
     }
 

@@ -11,7 +11,7 @@ pub trait Host: Send + Sync {
     /// Takes what is registered over from the store. Resolves when it is in use.
     fn changed(&self) -> BoxFuture<'_, Result<(), String>>;
 
-    /// Whether a subscription with this id stands in the configuration.
+    /// Whether a subscription with this id stands in the configuration, or a backend beside the pool with this name.
     fn is_configured(&self, subscription: &str) -> bool;
 
     /// Whether a key of this name stands in the configuration; that of an organisation is `ORGANISATION/NAME`.
@@ -89,7 +89,7 @@ pub struct Alone {
     pub keys: ConfiguredKeys,
     /// Their names; that of an organisation's is `ORGANISATION/NAME`.
     pub key_names: Vec<String>,
-    /// The ids of the configuration's subscriptions.
+    /// The ids of the configuration's subscriptions, and the names of its backends beside the pool.
     pub subscriptions: Vec<String>,
 }
 

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::fields::{Fields, Query};
-use super::{Actor, Admin, AdminError, Body, Result};
+use super::{Actor, Admin, AdminError, Body, Result, entry};
 use crate::runtime::clock;
-use crate::store::{self, ClientKey, Page, Scope, StoreError};
+use crate::store::{self, AuditEntry, ClientKey, Page, Scope, StoreError};
 use crate::units::MicroUsd;
 
 /// Begins every key, so that people and scanners know one when they see it.
@@ -67,14 +67,14 @@ impl Admin {
         }
         key.digest = hex(&Sha256::digest(text.as_bytes()));
         key.hint = text.chars().take(HINT).collect();
-        match self.store().create_client_key(&key).await {
+        let entry = key_entry(actor, "client_key.create", &key, json!({ "scopes": key.scopes }));
+        match self.store().create_client_key(&key, &entry).await {
             Err(StoreError::Conflict(_)) => {
                 return Err(AdminError::Conflict(format!("there is a key with the name `{name}` already")));
             }
             done => done?,
         }
-        let detail = json!({ "name": key.name, "scopes": key.scopes });
-        self.note(actor, "client_key.create", key.organization_id.as_deref(), &key.id, detail).await;
+        self.tell(&entry);
         // It is there, and told only this once: that it is not in use yet is no reason to lose it.
         let outcome = self.changed().await;
         let mut view = self.key_view(&key);
@@ -114,11 +114,11 @@ impl Admin {
         if !is_operators(&key) {
             self.keep_the_last(&key.id).await?;
         }
-        if !self.store().update_client_key(&actor.scope(), &key).await? {
+        let entry = key_entry(actor, "client_key.update", &key, json!({ "changed": changed }));
+        if !self.store().update_client_key(&actor.scope(), &key, &entry).await? {
             return Err(AdminError::NotFound("client key"));
         }
-        let detail = json!({ "name": key.name, "changed": changed });
-        self.note(actor, "client_key.update", key.organization_id.as_deref(), &key.id, detail).await;
+        self.tell(&entry);
         self.changed().await?;
         Ok(self.key_view(&key))
     }
@@ -129,11 +129,11 @@ impl Admin {
         let mut key = self.key(actor, id).await?;
         self.keep_the_last(&key.id).await?;
         let now = clock::now();
-        if !self.store().revoke_client_key(&actor.scope(), id, now).await? {
+        let entry = key_entry(actor, "client_key.revoke", &key, json!({}));
+        if !self.store().revoke_client_key(&actor.scope(), id, now, &entry).await? {
             return Err(AdminError::NotFound("client key"));
         }
-        let detail = json!({ "name": key.name });
-        self.note(actor, "client_key.revoke", key.organization_id.as_deref(), &key.id, detail).await;
+        self.tell(&entry);
         self.changed().await?;
         key.revoked_at = key.revoked_at.or(Some(now));
         Ok(self.key_view(&key))
@@ -171,7 +171,16 @@ impl Admin {
     }
 
     async fn key(&self, actor: &Actor, id: &str) -> Result<ClientKey> {
-        self.store().client_key(&actor.scope(), id).await?.ok_or(AdminError::NotFound("client key"))
+        if let Some(key) = self.store().client_key(&actor.scope(), id).await? {
+            return Ok(key);
+        }
+        // Those of the file have no id; whoever names one by its name is told where it is.
+        if actor.organization.is_none() && self.0.host.is_configured_key(id) {
+            let message =
+                format!("the key `{id}` stands in the configuration (`clientKeys`): change or remove it there");
+            return Err(AdminError::Conflict(message));
+        }
+        Err(AdminError::NotFound("client key"))
     }
 
     fn key_view(&self, key: &ClientKey) -> Value {
@@ -180,10 +189,17 @@ impl Admin {
             fields.insert("weeklyBudget".to_owned(), json!(key.weekly_budget.map(MicroUsd::as_usd)));
             fields.insert("maxPriority".to_owned(), json!(key.priority));
             fields.shift_remove("priority");
-            fields.insert("weeklyUsed".to_owned(), json!(self.0.host.spent(&key.name)));
+            // Its name may be another one's by now.
+            let spent = if key.revoked_at.is_none() { self.0.host.spent(&key.name) } else { None };
+            fields.insert("weeklyUsed".to_owned(), json!(spent));
         }
         view
     }
+}
+
+fn key_entry(actor: &Actor, action: &str, key: &ClientKey, mut detail: Value) -> AuditEntry {
+    detail["name"] = key.name.as_str().into();
+    entry(actor, action, key.organization_id.as_deref(), &key.id, detail)
 }
 
 /// Opens what concerns the whole pool.

@@ -39,7 +39,7 @@ impl Registered {
     /// The configuration with everything that is registered. What stands in the file comes first, and wins.
     pub fn added_to(&self, config: &Config) -> Config {
         let mut all = config.clone();
-        let is_new = |member: &&Subscription| !config.subscriptions.iter().any(|known| known.id == member.id);
+        let is_new = |member: &&Subscription| !config.names_of_usage().any(|known| known == member.id);
         all.subscriptions.extend(self.subscriptions.iter().filter(is_new).cloned());
         let is_new = |key: &&config::ClientKey| {
             !config.client_keys.iter().any(|known| {
@@ -189,6 +189,7 @@ fn key(key: &ClientKey) -> Option<config::ClientKey> {
     let own_name = key.organization_id.as_ref().and_then(|own| key.name.strip_prefix(&format!("{own}/")));
     let digest = decode_hex(&key.digest)?;
     Some(config::ClientKey {
+        id: Some(key.id.clone()),
         name: own_name.unwrap_or(&key.name).to_owned(),
         digest,
         models: key.models.clone(),

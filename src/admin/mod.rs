@@ -136,22 +136,32 @@ impl Admin {
         self.0.host.changed().await.map_err(AdminError::NotTakenOver)
     }
 
-    /// Notes who changed what. The change itself is made by then: a failure is told in the log only.
-    async fn note(&self, actor: &Actor, action: &str, organization: Option<&str>, target: &str, detail: Value) {
-        let entry = AuditEntry {
-            id: store::new_id(),
-            organization_id: organization.map(str::to_owned),
-            at: clock::now(),
-            actor: actor.name.clone(),
-            action: action.to_owned(),
-            target: target.to_owned(),
-            detail: detail.clone(),
-        };
-        tracing::info!(actor = actor.name, action, target, "changed by the operator");
-        if let Err(error) = self.store().add_audit(&entry).await {
-            tracing::error!(%error, action, target, "the change could not be noted in the audit log");
+    /// Notes what was done that the store does not keep: a failure is told in the log only.
+    async fn note(&self, entry: &AuditEntry) {
+        if let Err(error) = self.store().add_audit(entry).await {
+            tracing::error!(%error, entry.action, entry.target, "what was done could not be noted in the audit log");
         }
-        self.0.host.tell_change(organization, action, target);
+        self.tell(entry);
+    }
+
+    /// Tells of a change that is made and noted.
+    fn tell(&self, entry: &AuditEntry) {
+        let AuditEntry { organization_id, actor, action, target, .. } = entry;
+        tracing::info!(actor, action, target, "changed by the operator");
+        self.0.host.tell_change(organization_id.as_deref(), action, target);
+    }
+}
+
+/// Who changes what, to be noted together with the change itself.
+fn entry(actor: &Actor, action: &str, organization: Option<&str>, target: &str, detail: Value) -> AuditEntry {
+    AuditEntry {
+        id: store::new_id(),
+        organization_id: organization.map(str::to_owned),
+        at: clock::now(),
+        actor: actor.name.clone(),
+        action: action.to_owned(),
+        target: target.to_owned(),
+        detail,
     }
 }
 

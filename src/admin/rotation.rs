@@ -1,10 +1,12 @@
 //! Another encryption key: everything that is sealed is sealed anew.
 
+use serde_json::json;
+
 use crate::secrets::{KeyId, Vault};
 use crate::store::{Page, Scope, Store};
 
 use super::accounts::purpose_of;
-use super::{AdminError, Result};
+use super::{Actor, AdminError, Result, entry};
 
 /// How often a rotation begins again because an account was changed meanwhile.
 const MOST_ROUNDS: u32 = 10;
@@ -46,7 +48,12 @@ pub async fn rotate(store: &Store, vault: &Vault) -> Result<Rotation> {
             }
         }
         rotation.resealed = changes.len();
-        if store.replace_secrets(&changes).await? {
+        if changes.is_empty() {
+            return Ok(rotation);
+        }
+        let detail = json!({ "resealed": rotation.resealed, "kept": rotation.kept });
+        let entry = entry(&Actor::local(), "secrets.rotate", None, &rotation.key.to_string(), detail);
+        if store.replace_secrets(&changes, &entry).await? {
             return Ok(rotation);
         }
     }

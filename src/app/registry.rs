@@ -88,7 +88,7 @@ struct Known {
     registered: Registered,
     /// Whether it was read at all.
     is_read: bool,
-    /// Ids of the subscriptions in the file.
+    /// The names that subscriptions and backends beside the pool have in the file.
     configured: HashSet<String>,
     keys: ConfiguredKeys,
     /// What stands in the file.
@@ -119,7 +119,7 @@ impl Registry {
         self.known.store(Arc::new(Known {
             registered: known.registered.clone(),
             is_read: known.is_read,
-            configured: config.subscriptions.iter().map(|member| member.id.clone()).collect(),
+            configured: config.names_of_usage().map(str::to_owned).collect(),
             keys,
             file: Some(Arc::new(config.clone())),
         }));

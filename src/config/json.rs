@@ -1,5 +1,7 @@
-//! Reads JSON text, and notices what a plain reader hides: a field written twice.
+//! Reads JSON text, in which comments may stand (`// to the end of the line`, `/* up to here */`), and notices what a plain
+//! reader hides: a field written twice.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -20,8 +22,15 @@ pub(super) fn parse(bytes: &[u8], findings: &mut Findings) -> Option<Value> {
         findings.problem(Place::File, "is empty");
         return None;
     }
+    let text = match without_comments(text) {
+        Ok(text) => text,
+        Err(place) => {
+            findings.problem(place, "a comment begins here that does not end");
+            return None;
+        }
+    };
     let mut twice = Vec::new();
-    let mut reader = serde_json::Deserializer::from_str(text);
+    let mut reader = serde_json::Deserializer::from_str(&text);
     let node = Node { path: FieldPath::default(), twice: &mut twice };
     match node.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value)) {
         Ok(value) => {
@@ -34,12 +43,56 @@ pub(super) fn parse(bytes: &[u8], findings: &mut Findings) -> Option<Value> {
             let (line, column) = (error.line(), error.column());
             let message = error.to_string();
             let message = message.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&message);
-            let comment = text.lines().nth(line.saturating_sub(1)).is_some_and(|line| line.contains("//"));
-            let advice = if comment { "; JSON knows no comments" } else { "" };
+            let found = text.lines().nth(line.saturating_sub(1)).and_then(|line| line.get(column.saturating_sub(1)..));
+            let is_hash = found.is_some_and(|rest| rest.starts_with('#'));
+            let advice = if is_hash { "; comments begin with `//`, or stand between `/*` and `*/`" } else { "" };
             findings.problem(Place::Text { line, column }, format!("{message}{advice}"));
             None
         }
     }
+}
+
+/// The text with spaces for its comments, so that everything else stays where it is; or where a comment begins that does
+/// not end.
+fn without_comments(text: &str) -> Result<Cow<'_, str>, Place> {
+    let blank = |comment: &str| comment.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect::<String>();
+    let (mut kept, mut rest, mut at) = (Cow::Borrowed(text), text, 0);
+    while let Some(next) = rest.find(['"', '/']) {
+        let found = &rest[next..];
+        let length = if found.starts_with('"') {
+            length_of_string(found)
+        } else if found.starts_with("//") {
+            found.find('\n').unwrap_or(found.len())
+        } else if let Some(comment) = found.strip_prefix("/*") {
+            let Some(end) = comment.find("*/") else {
+                let before = &text[..at + next];
+                let line_begin = before.rfind('\n').map_or(0, |end| end + 1);
+                let line = before.matches('\n').count() + 1;
+                return Err(Place::Text { line, column: before.len() - line_begin + 1 });
+            };
+            end + 4
+        } else {
+            // The reader says what is wrong with it.
+            1
+        };
+        if found.starts_with("//") || found.starts_with("/*") {
+            kept.to_mut().replace_range(at + next..at + next + length, &blank(&found[..length]));
+        }
+        at += next + length;
+        rest = &text[at..];
+    }
+    Ok(kept)
+}
+
+/// How many bytes the string takes that `text` begins with; all of them if it does not end.
+fn length_of_string(text: &str) -> usize {
+    let mut is_escaped = false;
+    let end = text.bytes().skip(1).position(|byte| {
+        let ends = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        ends
+    });
+    end.map_or(text.len(), |end| end + 2)
 }
 
 struct Node<'a> {
@@ -126,10 +179,37 @@ mod tests {
     #[test]
     fn syntax_errors_say_line_and_column() {
         assert_eq!(problems("{\n  \"a\": 1,\n}"), "f: 1 problem\n  line 3, column 1: trailing comma");
-        assert!(problems("{\n  \"a\": 1, // one\n  \"b\": 2}").contains("line 2, column 11: "));
-        assert!(problems("{\n  \"a\": 1, // one\n  \"b\": 2}").ends_with("; JSON knows no comments"));
+        let hash = problems("{\n  # one\n  \"b\": 2}");
+        assert!(
+            hash.contains("line 2, column 3: ")
+                && hash.ends_with("; comments begin with `//`, or stand between `/*` and `*/`"),
+            "{hash}"
+        );
+        assert!(!problems("{\n  \"a\": \"https://x\", }").contains("comment"));
         assert!(problems("").contains("is empty"));
         assert!(problems("{} {}").contains("trailing characters"));
+    }
+
+    #[test]
+    fn comments_are_passed_over_and_move_nothing() {
+        let parsed = |text: &str| {
+            let mut findings = Findings::default();
+            let value = parse(text.as_bytes(), &mut findings);
+            value.ok_or_else(|| findings.finish("f".into()).unwrap_err().to_string())
+        };
+        let text = "// first\n{ // \"a\": 0,\n  \"a\": \"http://x/*y*/\", /* two\n lines, ü */ \"b\": \"\\\"//\\\\\" /**/ } // last";
+        assert_eq!(parsed(text), Ok(json!({ "a": "http://x/*y*/", "b": "\"//\\" })));
+        assert_eq!(
+            parsed("{ \"a\": 1 /* ü\n*/ x }").unwrap_err(),
+            "f: 1 problem\n  line 2, column 4: expected `,` or `}`"
+        );
+        assert_eq!(
+            parsed("{ \"a\": 1\n  /* no end }").unwrap_err(),
+            "f: 1 problem\n  line 2, column 3: a comment begins here that does not end"
+        );
+        for wrong in ["{ \"a\": 1 / 2 }", "/", "\"no end // of it", "{ \"a\": 1, // a comma\n }", "// nothing else"] {
+            assert!(parsed(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

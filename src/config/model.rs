@@ -392,6 +392,8 @@ pub struct Queue {
 /// Somebody who may use the proxy.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClientKey {
+    /// Of one that was registered while the program runs: another one may be given its name later.
+    pub id: Option<String>,
     /// Unique; shown in logs.
     pub name: String,
     /// SHA-256 of the key.
@@ -412,6 +414,15 @@ pub struct ClientKey {
     pub max_priority: Priority,
     /// When it stops opening anything.
     pub expires_at: Option<Timestamp>,
+}
+
+impl Config {
+    /// The names under which it is written down what was used: those of subscriptions, and of backends beside the pool.
+    pub fn names_of_usage(&self) -> impl Iterator<Item = &str> {
+        let is_beside = |backend: &&Backend| !matches!(backend.kind, BackendKind::Pool { .. });
+        let backends = self.backends.iter().filter(is_beside).map(|backend| backend.name.as_str());
+        self.subscriptions.iter().map(|member| member.id.as_str()).chain(backends)
+    }
 }
 
 impl ClientKey {

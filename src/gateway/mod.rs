@@ -78,6 +78,12 @@ pub trait Gateway: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The models that a client may ask for at `/v1/{name}/...`, as they are called there; `None` where that leads nowhere.
+    fn models_at(&self, name: &str, client: &str) -> Option<ModelsAt> {
+        let _ = (name, client);
+        None
+    }
+
     /// What `GET /health` tells. Must be quick: monitors ask often.
     fn health(&self) -> HealthReport;
 
@@ -116,10 +122,19 @@ pub enum ModelNames {
 /// A model of a backend beside the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendModel {
-    /// `BACKEND/MODEL`, as `model` of a request takes it.
+    /// `BACKEND/MODEL`, as `model` of a request takes it; where the path names the backend, the model alone.
     pub id: String,
     /// The backend.
     pub backend: Arc<str>,
+}
+
+/// The models behind a name in a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelsAt {
+    /// Those of the catalogue: the name is the pool's or a subscription's.
+    Catalog,
+    /// A backend's own; it may take others too.
+    Backend(Vec<BackendModel>),
 }
 
 /// Which decisions the operator asks for.

@@ -28,7 +28,7 @@ use super::runaway::Runaways;
 use super::transcripts::Transcripts;
 use super::{
     Answer, BackendHealth, BackendModel, Call, DecisionFilter, Feed, Gateway, GatewayError, HealthReport, ModelNames,
-    PoolHealth, QueueSettings, SessionHint, Settings, operate,
+    ModelsAt, PoolHealth, QueueSettings, SessionHint, Settings, operate,
 };
 use crate::backend::claude_cli::ClaudeCli;
 use crate::backend::{Backend, Caller, Failure, FailureKind, Fault};
@@ -481,6 +481,10 @@ impl Gateway for PooledGateway {
 
     fn models_of_backends(&self, client: &str) -> Vec<BackendModel> {
         self.models_beside(client)
+    }
+
+    fn models_at(&self, name: &str, client: &str) -> Option<ModelsAt> {
+        self.models_behind(name, client)
     }
 
     fn health(&self) -> HealthReport {

@@ -69,6 +69,7 @@ impl Pool {
         let decision = self.decide(now, ask, pick.at, reason);
         self.make_room(now, &pick);
         let session = self.sessions.insert(id, kind, pick.at, now);
+        self.limit(session, ask);
         self.note_choice(pick.at);
         let lease = self.grant(now, ask, pick.at, session, kind == Kind::Fingerprint);
         if let Some(surplus) = self.sessions.surplus_fingerprint() {
@@ -87,6 +88,7 @@ impl Pool {
     ) -> Result<Grant, Refusal> {
         let home = session.subscription;
         let soft = session.kind == Kind::Fingerprint;
+        self.limit(at, ask);
         self.catch_up(home, now);
         let Some(obstacle) = self.obstacle(now, ask, home, soft) else {
             let decision = self.decide(now, ask, home, Reason::Sticky);
@@ -125,6 +127,12 @@ impl Pool {
             self.refresh(home, now);
         }
         Ok(self.granted(lease, pick.at, decision, placement))
+    }
+
+    /// Notes where the session's requests may go, for whoever moves it when none is there to tell.
+    fn limit(&mut self, session: SessionRef, ask: &Ask<'_>) {
+        let list = self.lists.number_of(ask.only.as_deref());
+        self.sessions.limit_to(session, list);
     }
 
     /// What keeps a session's request away from the subscription that the session is assigned to.

@@ -86,6 +86,7 @@ pub struct Pool {
     /// The places of each organisation's members, in the order of the configuration.
     by_organization: HashMap<Arc<str>, Vec<u32>>,
     sessions: Sessions,
+    lists: only::Lists,
     leases: Leases,
     strategies: [Strategy; STRATEGIES],
     lots: Lots,
@@ -118,6 +119,7 @@ impl Pool {
             by_id: HashMap::new(),
             by_organization: HashMap::new(),
             sessions: Sessions::default(),
+            lists: only::Lists::default(),
             leases: Leases::default(),
             strategies: [Strategy::Health; STRATEGIES],
             lots: Lots::new(0),

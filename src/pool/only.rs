@@ -3,7 +3,7 @@
 //! A request without restrictions, or of the house, is served from the pool's index. One that may use few subscriptions
 //! looks at just those: their number counts then, not the pool's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::units::Timestamp;
@@ -46,6 +46,36 @@ impl Only {
                 Realm::House => subscription.organization.is_none(),
                 Realm::Organization(own) => subscription.organization.as_ref() == Some(own),
             }
+    }
+}
+
+/// The lists of subscriptions that sessions are limited to, each once, by the numbers that sessions keep. There are as
+/// many as client keys with lists that differ.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lists {
+    numbers: HashMap<BTreeSet<Arc<str>>, u16>,
+    /// By their numbers, from 1 on.
+    lists: Vec<BTreeSet<Arc<str>>>,
+}
+
+impl Lists {
+    /// The number of what `only` lists; 0 is everybody.
+    pub(super) fn number_of(&mut self, only: Option<&Only>) -> u16 {
+        let Some(listed) = only.and_then(|only| only.subscriptions.as_ref()) else { return 0 };
+        if let Some(number) = self.numbers.get(listed) {
+            return *number;
+        }
+        // Beyond what a number can tell nobody is limited here: the next request of the session sees to it.
+        let Ok(number) = u16::try_from(self.lists.len() + 1) else { return 0 };
+        self.numbers.insert(listed.clone(), number);
+        self.lists.push(listed.clone());
+        number
+    }
+
+    /// Whether a session with this number may be given to `subscription`.
+    pub(super) fn admit(&self, number: u16, subscription: &str) -> bool {
+        let listed = usize::from(number).checked_sub(1).and_then(|index| self.lists.get(index));
+        listed.is_none_or(|listed| listed.contains(subscription))
     }
 }
 

@@ -52,7 +52,9 @@ impl Pool {
             let &(low, target) = cheapest.get(owner(at))?;
             (at != target && cost > low && cost - low >= gap).then_some((at, target))
         });
-        pairs.take(LOOKED_AT).find(|(at, _)| self.is_worth_leaving(*at, now) && self.idle_sessions(*at, now).next().is_some())
+        pairs.take(LOOKED_AT).find(|(at, target)| {
+            self.is_worth_leaving(*at, now) && self.idle_sessions(*at, *target, now).next().is_some()
+        })
     }
 
     /// Whether the sessions of a subscription are better off elsewhere although their caches are here.
@@ -70,7 +72,7 @@ impl Pool {
         let limit = self.settings.rebalancing.max_moves as usize;
         let mut free_slots = free;
         let moving: Vec<(SessionRef, super::SessionLabel)> = self
-            .idle_sessions(from, now)
+            .idle_sessions(from, to, now)
             .filter(|(_, session)| {
                 // Only an explicit session needs a slot there.
                 let needed = u32::from(session.kind == Kind::Explicit);
@@ -90,9 +92,10 @@ impl Pool {
         self.refresh(to, now);
     }
 
-    /// Idle sessions of a subscription, explicit ones first, the longest unused first.
-    fn idle_sessions(&self, at: u32, now: Timestamp) -> impl Iterator<Item = (SessionRef, &Session)> {
+    /// Idle sessions of a subscription that may go to `target`, explicit ones first, the longest unused first.
+    fn idle_sessions(&self, at: u32, target: u32, now: Timestamp) -> impl Iterator<Item = (SessionRef, &Session)> {
         let ages = self.settings.ages();
+        let target = &self.member(target).settings.id;
         Kind::ALL.into_iter().flat_map(move |kind| {
             self.sessions
                 .at_home(at, kind)
@@ -101,6 +104,7 @@ impl Pool {
                     session.in_flight > 0 || now.since(session.last_used) >= ages.idle_after
                 })
                 .filter(move |(_, session)| ages.of(session, now) == Age::Idle)
+                .filter(move |(_, session)| self.lists.admit(session.list, target))
         })
     }
 }

@@ -95,6 +95,8 @@ pub(super) struct Session {
     pub(super) of_kind: Links,
     /// Neighbours among those of its subscription.
     pub(super) at_home: Links,
+    /// Which subscriptions its last request was allowed to use, see [`super::only::Lists`].
+    pub(super) list: u16,
     /// How it binds.
     pub(super) kind: Kind,
     /// Whether it was ever answered: its conversation may be cached by the provider.

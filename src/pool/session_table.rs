@@ -90,6 +90,7 @@ impl Sessions {
             generation: 0,
             of_kind: UNLINKED,
             at_home: UNLINKED,
+            list: 0,
             kind,
             answered: false,
         };
@@ -113,6 +114,13 @@ impl Sessions {
         let entry = self.entry_mut(at.index);
         entry.since = since;
         entry.answered = true;
+    }
+
+    /// Notes which subscriptions the session's requests may use.
+    pub(super) fn limit_to(&mut self, at: SessionRef, list: u16) {
+        if self.get(at).is_some() {
+            self.entry_mut(at.index).list = list;
+        }
     }
 
     fn append(&mut self, session: Session) -> u32 {

@@ -244,6 +244,18 @@ async fn serve(
             let beside = gateway.models_of_backends(&caller.client);
             openai::models::show(&gateway.catalog(), &beside, caller, &found.name.unwrap_or_default())
         }
+        Route::ModelsAt | Route::ModelAt => {
+            let at = gateway.models_at(&found.name.unwrap_or_default(), &caller.client);
+            let unknown = || Denial::UnknownRoute {
+                method: parts.method.to_string(),
+                path: parts.uri.path().chars().take(256).collect(),
+            };
+            let (at, catalog) = (at.ok_or_else(unknown)?, gateway.catalog());
+            match found.model {
+                None => openai::models::list_at(&catalog, &at, caller),
+                Some(model) => openai::models::show_at(&catalog, &at, caller, &model),
+            }
+        }
         Route::Health => ops::health(gateway),
         Route::Live => ops::live(),
         Route::Ready => ops::ready(gateway),

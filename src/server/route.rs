@@ -9,6 +9,9 @@ pub(super) enum Route {
     Chat,
     Models,
     Model,
+    /// Of the backend that the path names.
+    ModelsAt,
+    ModelAt,
     Health,
     Live,
     Ready,
@@ -35,11 +38,13 @@ pub(super) enum Access {
 }
 
 impl Route {
-    const ALL: [(&'static str, Self); 14] = [
+    const ALL: [(&'static str, Self); 16] = [
         ("/v1/chat/completions", Self::Chat),
         ("/v1/{name}/chat/completions", Self::Chat),
         ("/v1/models", Self::Models),
         ("/v1/models/{*name}", Self::Model),
+        ("/v1/{name}/models", Self::ModelsAt),
+        ("/v1/{name}/models/{*model}", Self::ModelAt),
         ("/health", Self::Health),
         ("/health/live", Self::Live),
         ("/health/ready", Self::Ready),
@@ -54,7 +59,7 @@ impl Route {
 
     pub(super) const fn access(self) -> Access {
         match self {
-            Self::Chat | Self::Models | Self::Model => Access::Client,
+            Self::Chat | Self::Models | Self::Model | Self::ModelsAt | Self::ModelAt => Access::Client,
             Self::Health | Self::Live | Self::Ready | Self::Redis | Self::Database => Access::Open,
             Self::Debug | Self::Decisions | Self::Rebalance => Access::Operator,
             Self::Events | Self::Admin => Access::Admin,
@@ -99,6 +104,8 @@ pub(super) struct Found {
     pub(super) route: Route,
     /// The variable part of the path, decoded.
     pub(super) name: Option<String>,
+    /// The part behind it where there are two, decoded.
+    pub(super) model: Option<String>,
 }
 
 impl Routes {
@@ -114,8 +121,9 @@ impl Routes {
 
     pub(super) fn find(&self, path: &str) -> Option<Found> {
         let found = self.0.at(path).ok()?;
-        let name = found.params.get("name").map(|name| percent_decode_str(name).decode_utf8_lossy().into_owned());
-        Some(Found { route: *found.value, name })
+        let part =
+            |name: &str| found.params.get(name).map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned());
+        Some(Found { route: *found.value, name: part("name"), model: part("model") })
     }
 }
 
@@ -127,13 +135,15 @@ mod tests {
     fn every_pattern_leads_to_its_route() {
         let routes = Routes::new();
         for (pattern, route) in Route::ALL {
-            let path = pattern.replace("{*name}", "a%2Fb/c%20d").replace("{name}", "a%2Fb");
+            let path =
+                pattern.replace("{*name}", "a%2Fb/c%20d").replace("{name}", "a%2Fb").replace("{*model}", "m/n%20o");
             let name = if pattern.contains("{name}") {
                 Some("a/b".to_owned())
             } else {
                 pattern.contains('{').then(|| "a/b/c d".to_owned())
             };
-            assert_eq!(routes.find(&path), Some(Found { route, name }), "{path}");
+            let model = pattern.contains("{*model}").then(|| "m/n o".to_owned());
+            assert_eq!(routes.find(&path), Some(Found { route, name, model }), "{path}");
         }
         for path in ["/", "/v1", "/v1/chat/completions/", "/v1/models/", "//v1/models", "*", "", "/V1/models"] {
             assert_eq!(routes.find(path), None, "{path}");

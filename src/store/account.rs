@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::page::Item;
 use super::sql::{Row, Sql};
-use super::{Page, Paged, Result, Scope, Store};
+use super::{AuditEntry, Page, Paged, Result, Scope, Store, audit};
 use crate::units::Timestamp;
 
 const COLUMNS: &str =
@@ -57,8 +57,8 @@ impl Item for Account {
 }
 
 impl Store {
-    /// Adds a subscription; a [`super::StoreError::Conflict`] if its name or id is taken.
-    pub async fn create_account(&self, account: &Account) -> Result<()> {
+    /// Adds a subscription, and notes that; a [`super::StoreError::Conflict`] if its name or id is taken.
+    pub async fn create_account(&self, account: &Account, noted: &AuditEntry) -> Result<()> {
         let mut sql = Sql::new("INSERT INTO claude_accounts (");
         sql.push(COLUMNS).push(") VALUES ");
         sql.tuple(
@@ -76,12 +76,18 @@ impl Store {
                 account.updated_at.into(),
             ],
         );
-        self.execute(sql).await.map(drop)
+        self.change(sql, noted).await.map(drop)
     }
 
     /// Writes everything of a subscription but its id, its owner and when it was registered, unless somebody else has
-    /// changed it since it was read as `before`. Returns whether it was written.
-    pub async fn update_account(&self, scope: &Scope, before: &Account, account: &Account) -> Result<bool> {
+    /// changed it since it was read as `before`, and notes that. Returns whether it was written.
+    pub async fn update_account(
+        &self,
+        scope: &Scope,
+        before: &Account,
+        account: &Account,
+        noted: &AuditEntry,
+    ) -> Result<bool> {
         let mut sql = Sql::new("UPDATE claude_accounts SET name = ");
         sql.bind(&account.name).push(", kind = ").bind(&account.kind);
         sql.push(", enabled = ").bind(account.enabled).push(", settings = ").bind(&account.settings);
@@ -94,26 +100,26 @@ impl Store {
             None => sql.push(" AND sealed_secret IS NULL"),
         };
         sql.filter("organization_id =", scope.organization());
-        Ok(self.execute(sql).await? > 0)
+        self.change(sql, noted).await
     }
 
-    /// Puts other sealed secrets in the place of those that are there: (id, old, new) each. All or none: returns whether
-    /// every old one was still there.
-    pub async fn replace_secrets(&self, changes: &[(String, String, String)]) -> Result<bool> {
+    /// Puts other sealed secrets in the place of those that are there: (id, old, new) each, and notes that. All or none: returns
+    /// whether every old one was still there.
+    pub async fn replace_secrets(&self, changes: &[(String, String, String)], noted: &AuditEntry) -> Result<bool> {
         let replace = |(id, old, new): &(String, String, String)| {
             let mut sql = Sql::new("UPDATE claude_accounts SET sealed_secret = ");
             sql.bind(new).push(" WHERE id = ").bind(id).push(" AND sealed_secret = ").bind(old);
             sql
         };
-        self.transaction_if(changes.iter().map(replace).collect(), |changed| changed.iter().all(|rows| *rows == 1))
-            .await
+        let statements = changes.iter().map(replace).chain([audit::insert(noted)]).collect();
+        self.transaction_if(statements, |changed| changed.iter().all(|rows| *rows == 1)).await
     }
 
-    /// Removes a subscription. What it used stays known. Returns whether it existed.
-    pub async fn delete_account(&self, scope: &Scope, id: &str) -> Result<bool> {
+    /// Removes a subscription, and notes that. What it used stays known. Returns whether it existed.
+    pub async fn delete_account(&self, scope: &Scope, id: &str, noted: &AuditEntry) -> Result<bool> {
         let mut sql = Sql::new("DELETE FROM claude_accounts WHERE id = ");
         sql.bind(id).filter("organization_id =", scope.organization());
-        Ok(self.execute(sql).await? > 0)
+        self.change(sql, noted).await
     }
 
     /// A subscription by its id.

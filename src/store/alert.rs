@@ -4,14 +4,14 @@ use serde::Serialize;
 
 use super::page::Item;
 use super::sql::{Row, Sql};
-use super::{Page, Paged, Result, Scope, Store};
+use super::{AuditEntry, Page, Paged, Result, Scope, Store};
 use crate::units::Timestamp;
 
 const COLUMNS: &str = "id, organization_id, account, kind, severity, message, current_value, limit_value, percentage, \
                        quota_type, threshold, created_at, resolved_at";
 
-/// Alerts that one statement closes.
-const CLOSED_AT_ONCE: usize = 500;
+/// Alerts that one statement names.
+const NAMED_AT_ONCE: usize = 500;
 
 /// How far two words of the same threshold may be apart, in percent.
 const ROUNDING: f64 = 0.001;
@@ -96,20 +96,37 @@ impl Store {
     /// Says of these alerts that they are over. Those that were over before keep their time. Returns how many were not.
     pub async fn close_alerts(&self, ids: &[String], at: Timestamp) -> Result<u64> {
         let mut closed = 0;
-        for ids in ids.chunks(CLOSED_AT_ONCE) {
-            let mut sql = Sql::new("UPDATE quota_alerts SET resolved_at = ");
-            sql.bind(at).push(" WHERE resolved_at IS NULL").one_of("id", ids);
-            closed += self.execute(sql).await?;
+        for ids in ids.chunks(NAMED_AT_ONCE) {
+            closed += self.execute(close(ids, at)).await?;
         }
         Ok(closed)
     }
 
-    /// Says of one alert that it is over. One that was over before keeps its time. Returns whether it exists.
-    pub async fn resolve_alert(&self, scope: &Scope, id: &str, at: Timestamp) -> Result<bool> {
+    /// Says of alerts of the whole program that somebody is there who will tell their end.
+    pub async fn hold_alerts(&self, ids: &[String], now: Timestamp) -> Result<()> {
+        for ids in ids.chunks(NAMED_AT_ONCE) {
+            let mut sql = Sql::new("UPDATE quota_alerts SET heard_at = ");
+            sql.bind(now).push(" WHERE resolved_at IS NULL").one_of("id", ids);
+            self.execute(sql).await?;
+        }
+        Ok(())
+    }
+
+    /// Says of those alerts of the whole program that they are over whose end nobody will tell: that were raised, and last
+    /// held, before `silent_since`. Returns how many there were.
+    pub async fn close_lost_alerts(&self, silent_since: Timestamp, at: Timestamp) -> Result<u64> {
+        let mut sql = Sql::new("UPDATE quota_alerts SET resolved_at = ");
+        sql.bind(at).push(" WHERE resolved_at IS NULL AND account IS NULL");
+        sql.push(" AND COALESCE(heard_at, created_at) < ").bind(silent_since);
+        self.execute(sql).await
+    }
+
+    /// Says of one alert that it is over, and notes that. One that was over before keeps its time. Returns whether it exists.
+    pub async fn resolve_alert(&self, scope: &Scope, id: &str, at: Timestamp, noted: &AuditEntry) -> Result<bool> {
         let mut sql = Sql::new("UPDATE quota_alerts SET resolved_at = COALESCE(resolved_at, ");
         sql.bind(at).push(") WHERE id = ").bind(id);
         sql.filter("organization_id =", scope.organization());
-        Ok(self.execute(sql).await? > 0)
+        self.change(sql, noted).await
     }
 
     /// Alerts, the newest first.
@@ -167,6 +184,13 @@ pub(super) fn resolve(account: Option<&str>, kind: &str, threshold: Option<f64>,
         sql.push(" AND ABS(threshold - ").bind(Some(threshold)).push(") <= ").bind(Some(ROUNDING));
     }
     sql.filter("created_at <=", Some(at));
+    sql
+}
+
+/// There must be ids, and not too many: each is bound.
+pub(super) fn close(ids: &[String], at: Timestamp) -> Sql {
+    let mut sql = Sql::new("UPDATE quota_alerts SET resolved_at = ");
+    sql.bind(at).push(" WHERE resolved_at IS NULL").one_of("id", ids);
     sql
 }
 

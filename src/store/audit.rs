@@ -54,24 +54,17 @@ pub struct AuditFilter {
 }
 
 impl Store {
-    /// Notes a change.
+    /// Notes something that was done and that is not kept here itself; twice is once.
     pub async fn add_audit(&self, entry: &AuditEntry) -> Result<()> {
-        let mut sql = Sql::new("INSERT INTO audit_log (");
-        sql.push(COLUMNS).push(") VALUES ");
-        sql.tuple(
-            "",
-            [
-                (&entry.id).into(),
-                (&entry.organization_id).into(),
-                entry.at.into(),
-                (&entry.actor).into(),
-                (&entry.action).into(),
-                (&entry.target).into(),
-                (&entry.detail).into(),
-            ],
-        );
+        let mut sql = insert(entry);
         sql.push(" ON CONFLICT (id) DO NOTHING");
         self.execute(sql).await.map(drop)
+    }
+
+    /// Makes a change and notes it, both or neither of them. Returns whether there was anything to change; if not, nothing
+    /// is noted.
+    pub(super) async fn change(&self, sql: Sql, noted: &AuditEntry) -> Result<bool> {
+        self.transaction_if(vec![sql, insert(noted)], |changed| changed.first().is_some_and(|rows| *rows > 0)).await
     }
 
     /// Changes, the newest first.
@@ -86,6 +79,24 @@ impl Store {
         sql.filter("at <", filter.until);
         self.long_page(sql, page, read).await
     }
+}
+
+pub(super) fn insert(entry: &AuditEntry) -> Sql {
+    let mut sql = Sql::new("INSERT INTO audit_log (");
+    sql.push(COLUMNS).push(") VALUES ");
+    sql.tuple(
+        "",
+        [
+            (&entry.id).into(),
+            (&entry.organization_id).into(),
+            entry.at.into(),
+            (&entry.actor).into(),
+            (&entry.action).into(),
+            (&entry.target).into(),
+            (&entry.detail).into(),
+        ],
+    );
+    sql
 }
 
 fn read(row: &Row) -> Result<AuditEntry> {

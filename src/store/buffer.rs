@@ -43,7 +43,18 @@ pub struct Dropped {
 #[derive(Clone, Debug)]
 pub(super) enum AlertChange {
     Raised(Alert),
-    Resolved { account: Option<String>, kind: String, threshold: Option<f64>, at: Timestamp },
+    /// Of a subscription, by what they told of it.
+    Resolved {
+        account: String,
+        kind: String,
+        threshold: Option<f64>,
+        at: Timestamp,
+    },
+    /// One, by its id.
+    Closed {
+        id: String,
+        at: Timestamp,
+    },
 }
 
 /// See the module's description.
@@ -190,8 +201,9 @@ impl Batch {
         statements.extend(self.alerts.iter().map(|change| match change {
             AlertChange::Raised(raised) => alert::insert(raised),
             AlertChange::Resolved { account, kind, threshold, at } => {
-                alert::resolve(account.as_deref(), kind, *threshold, *at)
+                alert::resolve(Some(account), kind, *threshold, *at)
             }
+            AlertChange::Closed { id, at } => alert::close(std::slice::from_ref(id), *at),
         }));
         statements
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::page::Item;
 use super::sql::{Row, Sql};
-use super::{Page, Paged, Result, Scope, Store};
+use super::{AuditEntry, Page, Paged, Result, Scope, Store};
 use crate::units::{MicroUsd, Timestamp};
 
 const COLUMNS: &str = "id, organization_id, name, digest, hint, scopes, models, subscriptions, requests_per_minute, \
@@ -18,7 +18,7 @@ pub struct ClientKey {
     pub id: String,
     /// Whose it is, where there are organisations.
     pub organization_id: Option<String>,
-    /// Unique over all organisations; shown in logs.
+    /// Unique among those that were not withdrawn, over all organisations; shown in logs.
     pub name: String,
     /// SHA-256 of the key, 64 hexadecimal digits.
     #[serde(skip)]
@@ -54,8 +54,9 @@ impl Item for ClientKey {
 }
 
 impl Store {
-    /// Adds a key; a [`super::StoreError::Conflict`] if its name, digest or id is taken.
-    pub async fn create_client_key(&self, key: &ClientKey) -> Result<()> {
+    /// Adds a key, and notes that; a [`super::StoreError::Conflict`] if its name, digest or id is taken. The name of one that
+    /// was withdrawn is free.
+    pub async fn create_client_key(&self, key: &ClientKey, noted: &AuditEntry) -> Result<()> {
         let mut sql = Sql::new("INSERT INTO client_keys (");
         sql.push(COLUMNS).push(") VALUES ");
         sql.tuple(
@@ -78,11 +79,11 @@ impl Store {
                 key.last_used_at.into(),
             ],
         );
-        self.execute(sql).await.map(drop)
+        self.change(sql, noted).await.map(drop)
     }
 
-    /// Writes what a key may do, its name and its end. Returns whether it exists.
-    pub async fn update_client_key(&self, scope: &Scope, key: &ClientKey) -> Result<bool> {
+    /// Writes what a key may do, its name and its end, and notes that. Returns whether it exists.
+    pub async fn update_client_key(&self, scope: &Scope, key: &ClientKey, noted: &AuditEntry) -> Result<bool> {
         let mut sql = Sql::new("UPDATE client_keys SET name = ");
         sql.bind(&key.name).push(", scopes = ").bind(&Some(key.scopes.clone()));
         sql.push(", models = ").bind(&key.models).push(", subscriptions = ").bind(&key.subscriptions);
@@ -90,15 +91,15 @@ impl Store {
         sql.push(", weekly_budget = ").bind(key.weekly_budget).push(", priority = ").bind(&key.priority);
         sql.push(", expires_at = ").bind(key.expires_at).push(" WHERE id = ").bind(&key.id);
         sql.filter("organization_id =", scope.organization());
-        Ok(self.execute(sql).await? > 0)
+        self.change(sql, noted).await
     }
 
-    /// Withdraws a key at `now`; one that was withdrawn before keeps its time. Returns whether it exists.
-    pub async fn revoke_client_key(&self, scope: &Scope, id: &str, now: Timestamp) -> Result<bool> {
+    /// Withdraws a key at `now`, and notes that; one that was withdrawn before keeps its time. Returns whether it exists.
+    pub async fn revoke_client_key(&self, scope: &Scope, id: &str, now: Timestamp, noted: &AuditEntry) -> Result<bool> {
         let mut sql = Sql::new("UPDATE client_keys SET revoked_at = COALESCE(revoked_at, ");
         sql.bind(now).push(") WHERE id = ").bind(id);
         sql.filter("organization_id =", scope.organization());
-        Ok(self.execute(sql).await? > 0)
+        self.change(sql, noted).await
     }
 
     /// Notes that keys were used, each with the last time.

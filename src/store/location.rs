@@ -91,6 +91,11 @@ impl Location {
         }
     }
 
+    /// Whether one program at a time serves from it.
+    pub const fn is_ours_alone(&self) -> bool {
+        matches!(self, Self::Sqlite { .. })
+    }
+
     /// Makes what has to be there before the database can be opened: nobody else may read the file.
     pub(super) fn prepare(&self) -> Result<(), StoreError> {
         let Self::Sqlite { path, .. } = self else { return Ok(()) };

@@ -131,8 +131,13 @@ impl Writer {
     }
 
     /// Keeps that what alerts of a kind told of a subscription is over; where a threshold is named, only of that one.
-    pub fn resolve_alerts(&self, account: Option<String>, kind: String, threshold: Option<f64>, at: Timestamp) {
+    pub fn resolve_alerts(&self, account: String, kind: String, threshold: Option<f64>, at: Timestamp) {
         self.put(|buffer| buffer.add_alert(AlertChange::Resolved { account, kind, threshold, at }));
+    }
+
+    /// Keeps that what one alert told of is over.
+    pub fn close_alert(&self, id: String, at: Timestamp) {
+        self.put(|buffer| buffer.add_alert(AlertChange::Closed { id, at }));
     }
 
     fn put(&self, change: impl FnOnce(&mut Buffer)) {

@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 
 use super::reload::{file, member};
 
+mod changes;
+mod rebalancing;
 mod restart;
 
 const ONE: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";

@@ -1,4 +1,4 @@
-//! `GET /v1/models` and `GET /v1/models/{id}`.
+//! `GET /v1/models` and `GET /v1/models/{id}`; the same of one backend below `/v1/{backend}`.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -7,7 +7,7 @@ use super::error::{Cause, Error};
 use crate::api::field::excerpt;
 use crate::api::{Caller, Reply};
 use crate::conversation::{Catalog, Model};
-use crate::gateway::BackendModel;
+use crate::gateway::{BackendModel, ModelsAt};
 
 /// A model as OpenAI lists it.
 #[derive(Serialize)]
@@ -20,15 +20,38 @@ struct Listed<'a> {
 
 /// Every name the caller may send as `model`; `beside` are those of backends beside the pool.
 pub fn list(catalog: &Catalog, beside: &[BackendModel], caller: &Caller) -> Reply {
+    let names = catalog.iter().filter(|(name, model)| allows(caller, catalog, name, model));
+    let beside = beside.iter().filter(|model| allows_beside(caller, model)).map(listed_beside);
+    listing(names.map(|(name, model)| listed(name, model)).chain(beside))
+}
+
+fn listing<'a>(models: impl Iterator<Item = Listed<'a>>) -> Reply {
     #[derive(Serialize)]
     struct List<'a> {
         object: &'static str,
         data: Vec<Listed<'a>>,
     }
-    let names = catalog.iter().filter(|(name, model)| allows(caller, catalog, name, model));
-    let beside = beside.iter().filter(|model| allows_beside(caller, model)).map(listed_beside);
-    let data = names.map(|(name, model)| listed(name, model)).chain(beside).collect();
-    Reply::json(StatusCode::OK, &List { object: "list", data })
+    Reply::json(StatusCode::OK, &List { object: "list", data: models.collect() })
+}
+
+/// The same of what a name in the path leads to.
+pub fn list_at(catalog: &Catalog, at: &ModelsAt, caller: &Caller) -> Reply {
+    match at {
+        ModelsAt::Catalog => list(catalog, &[], caller),
+        ModelsAt::Backend(own) => {
+            listing(own.iter().filter(|model| allows_own(caller, catalog, model)).map(listed_beside))
+        }
+    }
+}
+
+/// One of them.
+pub fn show_at(catalog: &Catalog, at: &ModelsAt, caller: &Caller, name: &str) -> Reply {
+    let ModelsAt::Backend(own) = at else { return show(catalog, &[], caller, name) };
+    match own.iter().find(|model| model.id == name) {
+        Some(model) if allows_own(caller, catalog, model) => Reply::json(StatusCode::OK, &listed_beside(model)),
+        Some(_) => not_allowed(name).into(),
+        None => not_found(catalog, name).into(),
+    }
 }
 
 /// One model, by any name it has.
@@ -56,6 +79,12 @@ pub(super) fn allows(caller: &Caller, catalog: &Catalog, name: &str, model: &Mod
 /// Whether the caller's key may use a model of a backend: its list holds that very name.
 pub(super) fn allows_beside(caller: &Caller, model: &BackendModel) -> bool {
     caller.models.as_ref().is_none_or(|allowed| allowed.contains(&model.id))
+}
+
+/// The same where the path names the backend: one of Claude's may be allowed by any of its names.
+fn allows_own(caller: &Caller, catalog: &Catalog, model: &BackendModel) -> bool {
+    let known = catalog.resolve(&model.id);
+    known.map_or_else(|| allows_beside(caller, model), |known| allows(caller, catalog, &model.id, known))
 }
 
 pub(super) fn not_found(catalog: &Catalog, name: &str) -> Error {
@@ -145,6 +174,26 @@ mod tests {
         assert_eq!(json(list(&catalog, &beside, &narrow))["data"].as_array().map(Vec::len), Some(0));
         assert_eq!(show(&catalog, &beside, &narrow, "router/llama").status, StatusCode::FORBIDDEN);
         assert_eq!(show(&catalog, &beside, &caller(Some(&["router/llama"])), "router/llama").status, StatusCode::OK);
+    }
+
+    #[test]
+    fn below_a_backends_path_its_models_have_their_own_names() {
+        let catalog = Catalog::new([("sonnet", "claude-sonnet-5")], []);
+        let own = ["llama", "sonnet"].map(|id| BackendModel { id: id.to_owned(), backend: "router".into() });
+        let at = ModelsAt::Backend(own.into());
+        let ids = |reply: Reply| -> Vec<String> {
+            let list = json(reply);
+            list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(ids(list_at(&catalog, &at, &caller(None))), ["llama", "sonnet"]);
+        // As its chat takes them: one of Claude's by any of its names.
+        let narrow = caller(Some(&["claude-sonnet-5"]));
+        assert_eq!(ids(list_at(&catalog, &at, &narrow)), ["sonnet"]);
+        let status = |caller: &Caller, name: &str| show_at(&catalog, &at, caller, name).status;
+        assert_eq!(status(&caller(None), "llama"), StatusCode::OK);
+        assert_eq!(status(&narrow, "llama"), StatusCode::FORBIDDEN);
+        assert_eq!(status(&caller(None), "router/llama"), StatusCode::NOT_FOUND);
+        assert_eq!(ids(list_at(&catalog, &ModelsAt::Catalog, &caller(None))), ids(list(&catalog, &[], &caller(None))));
     }
 
     #[test]

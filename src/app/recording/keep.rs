@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::program_alerts::Raised;
 use super::restore::Recalled;
 use super::running::Running;
 use crate::alert::{self, Alerts, Severity};
@@ -143,20 +144,23 @@ const fn is_minor(effect: &Effect) -> bool {
     matches!(effect, Effect::Rotation { .. } | Effect::Moved { .. } | Effect::StatusChanged { .. })
 }
 
-/// Keeps what the operator is told.
+/// Keeps what the operator is told. Those of the whole program that are open are in `raised`.
 pub(super) async fn alerts(
     writer: Writer,
     pool: SharedPool,
+    raised: Raised,
     mut told: broadcast::Receiver<alert::Alert>,
     stop: CancellationToken,
 ) {
     while let Some(next) = stop.run_until_cancelled(told.recv()).await {
         match next {
-            Ok(alert) if alert.resolved => {
-                let account = alert.subscription.as_deref().map(str::to_owned);
-                writer.resolve_alerts(account, alert.kind.as_str().to_owned(), threshold_of(&alert), alert.at);
-            }
-            Ok(alert) => keep(&writer, &pool, alert),
+            Ok(alert) if alert.resolved => match alert.subscription.as_deref().map(str::to_owned) {
+                Some(account) => {
+                    writer.resolve_alerts(account, alert.kind.as_str().to_owned(), threshold_of(&alert), alert.at);
+                }
+                None => raised.end(&alert).into_iter().for_each(|id| writer.close_alert(id, alert.at)),
+            },
+            Ok(alert) => keep(&writer, &pool, &raised, alert),
             Err(RecvError::Lagged(missed)) => warn!(missed, "too many alerts at once: some are not kept"),
             Err(RecvError::Closed) => return,
         }
@@ -168,14 +172,22 @@ fn threshold_of(alert: &alert::Alert) -> Option<f64> {
     alert.data.get("threshold")?.as_f64()
 }
 
-fn keep(writer: &Writer, pool: &SharedPool, alert: alert::Alert) {
+fn keep(writer: &Writer, pool: &SharedPool, raised: &Raised, alert: alert::Alert) {
     let account = alert.subscription.as_deref().map(str::to_owned);
     let organization = account.as_deref().and_then(|account| pool.peek(|pool, _| pool.organization_of(account)));
-    if alert.kind == alert::Kind::Recovered {
+    if alert.kind == alert::Kind::Recovered
+        && let Some(account) = &account
+    {
         // What this says is over was told as one of these.
         for kind in [alert::Kind::LimitReached, alert::Kind::AuthFailed] {
             writer.resolve_alerts(account.clone(), kind.as_str().to_owned(), None, alert.at);
         }
+    }
+    // What is no state is over when it is told.
+    let is_event = matches!(alert.kind, alert::Kind::Recovered | alert::Kind::Rotation | alert::Kind::Failover);
+    let id = new_id();
+    if account.is_none() && !is_event {
+        raised.begin(&alert, id.clone());
     }
     // Dollars in the message; micro-dollars here.
     let micros =
@@ -183,7 +195,7 @@ fn keep(writer: &Writer, pool: &SharedPool, alert: alert::Alert) {
     let percentage = alert.data.get("weeklyPercent").and_then(|text| text.as_str()?.parse().ok());
     let is_quota = matches!(alert.kind, alert::Kind::QuotaAlert | alert::Kind::UsageThreshold);
     writer.add_alert(Alert {
-        id: new_id(),
+        id,
         organization_id: organization.map(|id| id.to_string()),
         account,
         kind: alert.kind.as_str().to_owned(),
@@ -194,9 +206,7 @@ fn keep(writer: &Writer, pool: &SharedPool, alert: alert::Alert) {
         quota_type: is_quota.then(|| "weekly_budget".to_owned()),
         threshold: threshold_of(&alert),
         created_at: alert.at,
-        // What is no state is over when it is told.
-        resolved_at: matches!(alert.kind, alert::Kind::Recovered | alert::Kind::Rotation | alert::Kind::Failover)
-            .then_some(alert.at),
+        resolved_at: is_event.then_some(alert.at),
         message: alert.message,
     });
 }

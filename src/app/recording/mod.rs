@@ -5,6 +5,7 @@
 
 mod keep;
 mod open_alerts;
+mod program_alerts;
 mod restore;
 mod running;
 
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use keep::Keeper;
+use program_alerts::Raised;
 use restore::Recalled;
 
 use crate::alert::Alerts;
@@ -160,7 +162,15 @@ impl Recording {
                 }
             }
         });
-        self.tasks.spawn("kept alerts", keep::alerts(self.writer.clone(), pool.clone(), alerts.told(), stop.clone()));
+        let raised = Raised::default();
+        self.tasks.spawn("raised alerts", {
+            let (raised, store, stop) = (raised.clone(), self.writer.store().clone(), stop.clone());
+            async move {
+                stop.run_until_cancelled(raised.look_after(&store)).await;
+            }
+        });
+        self.tasks
+            .spawn("kept alerts", keep::alerts(self.writer.clone(), pool.clone(), raised, alerts.told(), stop.clone()));
         self.tasks.spawn("store alert", keep::tell(self.writer.clone(), alerts.clone(), stop.clone()));
         let (recording, retention, stop) = (self.clone(), retention(config), stop.clone());
         self.tasks.spawn("prune", async move {

@@ -20,7 +20,7 @@ const MOST_PAGES: usize = 50;
 pub(super) struct OpenAlerts {
     /// Shares of weeks: their end is noticed by whoever looks at the weeks.
     pub(super) told: Vec<Open>,
-    /// Everything that is open, and not told since this start.
+    /// Everything that is open, and not told since this start: of the whole program only what nobody else can have told.
     all: Vec<Alert>,
 }
 
@@ -43,7 +43,11 @@ pub(super) async fn read(
             break;
         }
     }
-    all.retain(|alert| is_start || alert.account.as_deref().is_some_and(|account| members.contains_key(account)));
+    let is_alone = store.location().is_ours_alone();
+    all.retain(|alert| match alert.account.as_deref() {
+        Some(account) => is_start || members.contains_key(account),
+        None => is_start && is_alone,
+    });
     let told = all.iter().filter_map(told).filter(|open| members.contains_key(&open.subscription)).collect();
     Ok(OpenAlerts { told, all })
 }

@@ -12,10 +12,10 @@ use crate::store::{Result, Store};
 use crate::units::Timestamp;
 
 /// How often what runs is heard of.
-const BEAT: Duration = Duration::from_secs(15);
+pub(super) const BEAT: Duration = Duration::from_secs(15);
 
 /// Whoever was not heard of for this long is gone. One that only could not write comes back with its next beat.
-const SILENCE: Duration = Duration::from_mins(2);
+pub(super) const SILENCE: Duration = Duration::from_mins(2);
 
 /// The ids of what runs in this process. A cheap handle.
 #[derive(Clone, Default)]
@@ -48,7 +48,7 @@ impl Running {
         let mut ticks = interval(BEAT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A file is ours alone: what ran when we started was ended by somebody's kill. A database can have others.
-        let is_alone = store.location().kind() == "sqlite";
+        let is_alone = store.location().is_ours_alone();
         loop {
             ticks.tick().await;
             match self.beat(store, is_alone.then_some(started)).await {

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::office::{Office, Where, note};
+use super::office::{Office, Refused, Where, note};
 use super::table::{Column, cell, table};
 use crate::admin::rotate;
 use crate::app::{store_location, vault};
@@ -136,7 +136,17 @@ async fn revoke(called: &str, at: &Where, env: &Env) -> anyhow::Result<()> {
     let office = Office::open(at, env).await?;
     let all = office.list("client-keys", "").await?;
     let found = all.iter().find(|key| key["id"] == called || key["name"] == called);
-    let Some(key) = found else { anyhow::bail!("there is no client key `{called}`") };
+    let Some(key) = found else {
+        // One that stands in the file has no id: whoever is asked for it by its name says where it is.
+        let is_name = called.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if is_name
+            && let Err(error) = office.ask(Method::GET, &format!("client-keys/{called}"), None).await
+            && error.downcast_ref::<Refused>().is_some_and(Refused::is_conflict)
+        {
+            return Err(error);
+        }
+        anyhow::bail!("there is no client key `{called}`")
+    };
     let answer = office.ask(Method::DELETE, &format!("client-keys/{}", cell(&key["id"])), None).await?;
     let words = if at.json { format!("{answer:#}") } else { format!("`{}` is revoked", cell(&key["name"])) };
     say(&words);

@@ -11,6 +11,7 @@ mod table;
 
 pub(super) use accounts::AccountsCommand;
 pub(super) use keys::KeysCommand;
+pub(super) use office::{Office, Where, note};
 
 use crate::config::Env;
 

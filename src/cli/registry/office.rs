@@ -32,22 +32,37 @@ pub(in crate::cli) struct Where {
     key_env: Option<String>,
     /// The configuration file, where no pool runs [default: $`AUTH_POOL_CONFIG`, else config/auth-pool.json if it exists]
     #[arg(long, value_name = "FILE")]
-    pub(super) config: Option<std::path::PathBuf>,
+    pub(in crate::cli) config: Option<std::path::PathBuf>,
     /// Print the answer as JSON
     #[arg(long)]
-    pub(super) json: bool,
+    pub(in crate::cli) json: bool,
 }
 
 /// Takes requests.
-pub(super) enum Office {
+pub(in crate::cli) enum Office {
     /// The running program.
     Running { client: reqwest::Client, base: String, key: Option<String> },
     /// The store itself.
     Store(Box<Admin>),
 }
 
+/// A request that was refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Refused {
+    code: String,
+    message: String,
+}
+
+impl Refused {
+    /// Whether it does not go together with what is there.
+    pub(super) fn is_conflict(&self) -> bool {
+        self.code == "conflict"
+    }
+}
+
 impl Office {
-    pub(super) async fn open(at: &Where, env: &Env) -> anyhow::Result<Self> {
+    pub(in crate::cli) async fn open(at: &Where, env: &Env) -> anyhow::Result<Self> {
         let base = at.url.trim_end_matches('/');
         let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
         let key = match &at.key_env {
@@ -70,7 +85,7 @@ impl Office {
         let location = store_location(&config)?;
         let location = location.context("nothing is listening, and the configuration says that nothing is kept")?;
         note(&format!("nothing is listening on {base}: working on the store itself"));
-        let subscriptions = config.subscriptions.into_iter().map(|member| member.id).collect();
+        let subscriptions = config.names_of_usage().map(str::to_owned).collect();
         let configured = config.client_keys;
         let key_names = configured.iter().map(config::ClientKey::full_name).collect();
         let operators =
@@ -88,7 +103,7 @@ impl Office {
     }
 
     /// Sends a request; `path` begins behind `/api/v1/admin/`.
-    pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+    pub(in crate::cli) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
         let (is_success, answer) = match self {
@@ -118,7 +133,7 @@ impl Office {
             Some("invalid_api_key" | "insufficient_permissions") => {
                 bail!("{message} Put an admin key into {KEY}, or name its variable with --key-env.")
             }
-            _ => bail!("{message}"),
+            code => Err(Refused { code: code.unwrap_or_default().to_owned(), message: message.to_owned() }.into()),
         }
     }
 
@@ -169,7 +184,7 @@ pub(super) fn secret(from_env: Option<&str>, from_stdin: bool, env: &Env) -> any
 }
 
 /// Something for whoever reads along, apart from the answer.
-pub(super) fn note(text: &str) {
+pub(in crate::cli) fn note(text: &str) {
     let mut err = std::io::stderr().lock();
     let _ = writeln!(err, "auth-pool: {text}");
 }

@@ -123,14 +123,41 @@ fn idle_sessions_are_moved_within_their_organisation_only() {
     world.use_up("a1", 40.0);
     world.use_up("a2", 20.0);
     for session in ["x", "y"] {
-        let bound = Ask { only: Some(only(Realm::Organization("acme".into()), Some(&["a1"]))), ..ask(session) };
-        let grant = world.acquire(&bound).unwrap();
+        let grant = world.acquire(&Ask { exclude: &["a2".into()], ..acme(session) }).unwrap();
         world.finish(&grant, Outcome::Completed, 0.1);
     }
     world.now = world.now + MINUTE * 6;
     let moved = world.pool.rebalance(world.now);
     assert_eq!(moved.len(), 2, "{moved:?}");
     assert!(moved.iter().all(|effect| matches!(effect, Effect::Moved { to, .. } if &**to == "a2")), "{moved:?}");
+}
+
+#[test]
+fn idle_sessions_are_not_moved_to_where_their_keys_may_not_go() {
+    let mut world = World::with(settings(vec![member("s0"), member("s1")]));
+    let listed = |ids: &[&str], session| Ask { only: Some(only(Realm::House, Some(ids))), ..ask(session) };
+    for (ids, session) in [(&["s0"][..], "bound"), (&["s0", "s1"], "free")] {
+        let grant = world.acquire(&Ask { exclude: &["s1".into()], ..listed(ids, session) }).unwrap();
+        world.finish(&grant, Outcome::Completed, 20.0);
+    }
+    world.now = world.now + MINUTE * 6;
+    let homes = |effects: &[Effect]| {
+        let to = effects.iter().filter_map(|effect| match effect {
+            Effect::Moved { to, .. } => Some(to.to_string()),
+            _ => None,
+        });
+        to.collect::<Vec<_>>()
+    };
+    assert_eq!(homes(&world.pool.rebalance(world.now)), ["s1"], "the one that may");
+    assert_eq!(homes(&world.pool.rebalance(world.now)), [""; 0], "nor is it tried again and again");
+    let grant = world.acquire(&listed(&["s0"], "bound")).unwrap();
+    assert_eq!(&*grant.subscription, "s0");
+    world.finish(&grant, Outcome::Completed, 0.1);
+    // What counts is what its key may use now.
+    let grant = world.acquire(&Ask { exclude: &["s1".into()], ..house("bound") }).unwrap();
+    world.finish(&grant, Outcome::Completed, 0.1);
+    world.now = world.now + MINUTE * 6;
+    assert_eq!(homes(&world.pool.rebalance(world.now)).len(), 1);
 }
 
 #[test]

@@ -7,7 +7,9 @@ use auth_pool::standin::{Action, BreakKind, HangPoint, Outcome, Pace, Rule};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
-use super::{Proxy, account, ask, frames, good, header, pool, standin, text_of, until, with};
+use super::{
+    Proxy, account, ask, frames, good, header, pool, standin, text_of, tool_is_called_and_its_result_read, until, with,
+};
 
 #[tokio::test]
 async fn an_answer_comes_whole_or_in_pieces_and_is_paid_from_the_budget() {
@@ -42,20 +44,7 @@ async fn tools_images_thinking_and_structured_answers_reach_the_provider() {
     let tasks = Tasks::default();
     let standin = standin(&tasks).await;
     let proxy = Proxy::start(&pool(&[account("a", &standin.base_url())])).await;
-    let tools = json!({ "tools": [{ "type": "function", "function": {
-        "name": "weather", "parameters": { "type": "object", "properties": { "city": { "type": "string" } } } } }] });
-    let called = good(proxy.chat(&with(ask(r#"call weather {"city":"Kyiv"}"#), &tools)).await).await;
-    let call = &called["choices"][0]["message"]["tool_calls"][0];
-    assert_eq!(called["choices"][0]["finish_reason"], "tool_calls");
-    assert_eq!(call["function"]["arguments"], r#"{"city":"Kyiv"}"#);
-    let messages = json!({ "messages": [
-        { "role": "system", "content": "be brief" },
-        { "role": "user", "content": "call weather" },
-        { "role": "assistant", "content": null, "tool_calls": [call] },
-        { "role": "tool", "tool_call_id": call["id"], "content": "sunny" },
-    ] });
-    let told = good(proxy.chat(&with(with(ask(""), &tools), &messages)).await).await;
-    assert_eq!(told["choices"][0]["message"]["content"], "The tool said: sunny. (turn 2)");
+    tool_is_called_and_its_result_read(&proxy).await;
 
     let pixel = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
     let seen = json!({ "messages": [{ "role": "user", "content": [

@@ -86,6 +86,34 @@ fn the_shipped_samples_load_and_mean_what_they_say() {
 }
 
 #[test]
+fn files_may_have_comments_as_people_write_them() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join(".claude-sub1")).unwrap();
+    let path = home.path().join("auth-pool.json");
+    std::fs::write(
+        &path,
+        "{\n  // the team's own\n  \"subscriptions\": [\n    { \"id\": \"sub1\", \"type\": \"claude-pro\", /* until May */ \
+         \"configDir\": \"~/.claude-sub1\", \"weeklyBudget\": 456 }\n  ]\n}\n",
+    )
+    .unwrap();
+    let beside = home.path().join("backends.json");
+    let backend = |end: &str| {
+        format!(
+            "{{ \"backends\": [{{\n  \"name\": \"cli-1\", \"type\": \"claude-cli\",\n  \"accountId\": \"sub1\", // new\n  \"maxConcurrent\": 10{end}\n}}] }}"
+        )
+    };
+    std::fs::write(&beside, backend(" // enough")).unwrap();
+    let env: Env = [("HOME".to_owned(), home.path().display().to_string())].into_iter().collect();
+    let overrides = Overrides { config: Some(path), listen: None };
+    let config = config::load(&env, &overrides).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.backends[0].kind, BackendKind::Pool { subscription: Some("sub1".to_owned()) });
+    // What is wrong is still said by its line and column.
+    std::fs::write(&beside, backend(", # no comment")).unwrap();
+    let said = config::load(&env, &overrides).unwrap_err().to_string();
+    assert!(said.contains("line 4, column 24") && said.contains("comments begin with `//`"), "{said}");
+}
+
+#[test]
 fn what_is_wrong_with_backends_is_said_by_place() {
     let file = |backend: &Value, routing: &Value| {
         json!({
@@ -120,6 +148,17 @@ fn what_is_wrong_with_backends_is_said_by_place() {
     ] {
         assert_eq!(problems(&file(&backend, &json!({}))), [format!("backends[1].{expected}")]);
     }
+    // A name beside the pool that is a subscription's too; one that leads to the subscription itself is no harm.
+    let same = json!({ "name": "sub1", "type": "openai-api", "apiKeyEnv": "KEY" });
+    assert_eq!(
+        problems(&file(&same, &json!({}))),
+        [
+            "backends[1].name: `sub1` is the subscription subscriptions[0].id as well: what both use would be written down as \
+          one; name the backend otherwise"
+        ]
+    );
+    let itself = json!({ "name": "sub1", "type": "claude-cli", "accountId": "sub1" });
+    assert!(load(&file(&itself, &json!({}))).is_ok());
     let good = json!({ "name": "c", "type": "claude-cli" });
     assert_eq!(
         problems(&file(&good, &json!({ "defaultBackend": "d", "fallbackChain": ["b", "x"] }))),

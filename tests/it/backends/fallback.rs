@@ -10,7 +10,9 @@ use auth_pool::units::MicroUsd;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
-use super::{Proxy, account, ask, frames, good, header, pool, standin, text_of, until, with};
+use super::{
+    Proxy, account, ask, frames, good, header, pool, standin, text_of, tool_is_called_and_its_result_read, until, with,
+};
 
 /// What another proxy of ours answers with is what OpenAI would: it is the upstream of the `openai-api` backend.
 struct Upstream {
@@ -260,20 +262,7 @@ async fn another_provider_gets_everything_in_its_own_words() {
     let usage = &frames.last().unwrap()["usage"];
     assert!(usage["prompt_tokens"].as_u64().unwrap() > 0 && usage["completion_tokens"].as_u64().unwrap() > 0);
 
-    let tools = json!({ "tools": [{ "type": "function", "function": {
-        "name": "weather", "parameters": { "type": "object", "properties": { "city": { "type": "string" } } } } }] });
-    let called = good(proxy.chat(&with(ask(r#"call weather {"city":"Kyiv"}"#), &tools)).await).await;
-    let call = &called["choices"][0]["message"]["tool_calls"][0];
-    assert_eq!(called["choices"][0]["finish_reason"], "tool_calls");
-    assert_eq!(call["function"]["arguments"], r#"{"city":"Kyiv"}"#);
-    let messages = json!({ "messages": [
-        { "role": "system", "content": "be brief" },
-        { "role": "user", "content": "call weather" },
-        { "role": "assistant", "content": null, "tool_calls": [call] },
-        { "role": "tool", "tool_call_id": call["id"], "content": "sunny" },
-    ] });
-    let told = good(proxy.chat(&with(with(ask(""), &tools), &messages)).await).await;
-    assert_eq!(told["choices"][0]["message"]["content"], "The tool said: sunny. (turn 2)");
+    tool_is_called_and_its_result_read(&proxy).await;
 
     let short = good(proxy.chat(&with(ask("a b c d e f"), &json!({ "max_tokens": 3 }))).await).await;
     assert_eq!(short["choices"][0]["finish_reason"], "length");

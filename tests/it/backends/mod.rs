@@ -5,6 +5,7 @@ mod api_subscriptions;
 mod configuration;
 mod fallback;
 mod hostile;
+mod models;
 mod organization;
 mod single_account;
 
@@ -129,6 +130,24 @@ pub(super) async fn good(response: reqwest::Response) -> Value {
 
 pub(super) fn header(response: &reqwest::Response, name: &str) -> Option<String> {
     response.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
+}
+
+/// The model calls a tool of the client's and goes on with what it said.
+pub(super) async fn tool_is_called_and_its_result_read(proxy: &Proxy) {
+    let tools = json!({ "tools": [{ "type": "function", "function": {
+        "name": "weather", "parameters": { "type": "object", "properties": { "city": { "type": "string" } } } } }] });
+    let called = good(proxy.chat(&with(ask(r#"call weather {"city":"Kyiv"}"#), &tools)).await).await;
+    let call = &called["choices"][0]["message"]["tool_calls"][0];
+    assert_eq!(called["choices"][0]["finish_reason"], "tool_calls");
+    assert_eq!(call["function"]["arguments"], r#"{"city":"Kyiv"}"#);
+    let messages = json!({ "messages": [
+        { "role": "system", "content": "be brief" },
+        { "role": "user", "content": "call weather" },
+        { "role": "assistant", "content": null, "tool_calls": [call] },
+        { "role": "tool", "tool_call_id": call["id"], "content": "sunny" },
+    ] });
+    let told = good(proxy.chat(&with(with(ask(""), &tools), &messages)).await).await;
+    assert_eq!(told["choices"][0]["message"]["content"], "The tool said: sunny. (turn 2)");
 }
 
 /// The frames of a whole streamed answer, without `[DONE]`, and whether that came.

@@ -17,13 +17,13 @@ use super::*;
 const HOUR: Duration = Duration::from_hours(1);
 
 /// A house whose store is in a folder that can go away.
-struct Books {
-    house: House,
+pub(super) struct Books {
+    pub(super) house: House,
     folder: PathBuf,
 }
 
 impl Books {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let house = House::new();
         let folder = house.home.path().join("books");
         let this = Self { house, folder };
@@ -38,7 +38,7 @@ impl Books {
         fs::write(self.house.home.path().join("auth-pool.json"), config.to_string()).unwrap();
     }
 
-    async fn store(&self) -> Store {
+    pub(super) async fn store(&self) -> Store {
         Store::open(self.house.store()).await.unwrap()
     }
 
@@ -54,7 +54,7 @@ impl Books {
     }
 }
 
-fn used(subscription: &str, client: &str, at: Timestamp, dollars: f64) -> UsageRecord {
+pub(super) fn used(subscription: &str, client: &str, at: Timestamp, dollars: f64) -> UsageRecord {
     UsageRecord {
         id: new_id(),
         organization_id: None,
@@ -71,7 +71,7 @@ fn used(subscription: &str, client: &str, at: Timestamp, dollars: f64) -> UsageR
     }
 }
 
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !is_so().await {
         assert!(begun.elapsed() < PATIENCE * 3, "{what}");
@@ -192,6 +192,27 @@ async fn a_restart_repeats_no_alert_and_closes_those_that_hold_no_more() {
         let all = store.alerts(&AlertFilter::default(), &Page::default()).await.unwrap().items;
         assert_eq!(all.len(), 1 + over.len(), "start {start}: nothing is told twice: {all:#?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_closes_no_alert_that_another_replica_holds() {
+    let Some(bench) = crate::store::Bench::postgres().await else { return };
+    let books = Books::new();
+    books.configure(&bench.url(), 1_000_000.0);
+    // Both were raised an hour ago; one is another replica's that lives, the other's replica was killed.
+    let (held, lost) = (alert(None, "replicas_apart", None), alert(None, "runaway", None));
+    bench.store.add_alerts(&[held.clone(), lost.clone()]).await.unwrap();
+    bench.store.hold_alerts(std::slice::from_ref(&held.id), clock::now()).await.unwrap();
+    let open = AlertFilter { resolved: Some(false), ..AlertFilter::default() };
+    let open = async || {
+        let open = bench.store.alerts(&open, &Page::default()).await.unwrap().items;
+        open.into_iter().map(|alert| alert.id).collect::<Vec<_>>()
+    };
+    let door = books.house.open().await;
+    until("what nobody holds is closed", async || !open().await.contains(&lost.id)).await;
+    assert_eq!(door.chat(None, "s").await.0, 200);
+    door.app.stop().await;
+    assert_eq!(open().await, [held.id]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

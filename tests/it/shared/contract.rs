@@ -300,7 +300,7 @@ async fn what_a_client_has_spent(common: Common) {
     let replicas = Replicas::start(common, (2, 1, AT_ONCE), |_| {}).await;
     // Each answer costs half a dollar.
     let budget = Some(MicroUsd::from_usd(1.4));
-    let rules = ClientRules { only: None, weekly_budget: budget, max_priority: Priority::High };
+    let rules = ClientRules { key: None, only: None, weekly_budget: budget, max_priority: Priority::High };
     for gateway in &replicas.gateways {
         gateway.clients().apply(HashMap::from([("anonymous".into(), rules.clone())]));
     }
@@ -332,25 +332,7 @@ async fn whoever_waits_is_served(common: Common) {
     assert_eq!(&*waiting.await.unwrap().expect("an answer"), "sub1");
 }
 
-macro_rules! contract {
-    ($($rule:ident),* $(,)?) => {
-        mod memory {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $rule() {
-                super::$rule(super::Common::Memory).await;
-            })*
-        }
-
-        mod redis {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $rule() {
-                super::$rule(super::Common::Redis(super::RedisServer::start())).await;
-            })*
-        }
-    };
-}
-
-contract! {
+memory_and_redis! {
     requests_at_the_same_time,
     requests_in_a_minute,
     money_in_a_day,

@@ -1,5 +1,25 @@
 //! What several replicas share, over a real Redis server.
 
+/// Runs each of these rules with what every replica keeps in its own memory, and with a real Redis server.
+macro_rules! memory_and_redis {
+    ($($rule:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $rule() {
+                super::$rule(crate::shared::contract::Common::Memory).await;
+            })*
+        }
+
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $rule() {
+                let server = crate::shared::server::RedisServer::start();
+                super::$rule(crate::shared::contract::Common::Redis(server)).await;
+            })*
+        }
+    };
+}
+
 mod contract;
 mod limits;
 mod outage;

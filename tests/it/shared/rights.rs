@@ -16,7 +16,7 @@ impl Replicas {
     fn restrict_to(&self, subscription: &str) {
         let listed = BTreeSet::from([Arc::from(subscription)]);
         let only = Some(Arc::new(Only { subscriptions: Some(listed), realm: Realm::Every }));
-        let rules = ClientRules { only, weekly_budget: None, max_priority: Priority::High };
+        let rules = ClientRules { key: None, only, weekly_budget: None, max_priority: Priority::High };
         for gateway in &self.gateways {
             gateway.clients().apply(HashMap::from([("anonymous".into(), rules.clone())]));
         }
@@ -106,25 +106,7 @@ async fn a_failure_leads_nowhere_else(common: Common) {
     }
 }
 
-macro_rules! rights {
-    ($($rule:ident),* $(,)?) => {
-        mod memory {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $rule() {
-                super::$rule(super::Common::Memory).await;
-            })*
-        }
-
-        mod redis {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $rule() {
-                super::$rule(super::Common::Redis(crate::shared::server::RedisServer::start())).await;
-            })*
-        }
-    };
-}
-
-rights! {
+memory_and_redis! {
     a_session_that_is_bound_where_its_client_may_not_go_moves,
     what_is_taken_is_refused_and_not_served_by_another,
     who_waits_gets_what_it_may_use,

@@ -10,7 +10,8 @@ mod migrations;
 mod writer;
 
 use auth_pool::config::Env;
-use auth_pool::store::{Location, Store, new_id};
+use auth_pool::runtime::clock;
+use auth_pool::store::{AuditEntry, Location, Store, new_id};
 use tempfile::TempDir;
 
 /// A store of its own for one test.
@@ -77,6 +78,19 @@ async fn new_database(server: &str) -> String {
 fn not_run<T>() -> Option<T> {
     eprintln!("NOT RUN: there is no AUTH_POOL_TEST_POSTGRES");
     None
+}
+
+/// An entry of the audit log, for a change whose entry is not what matters.
+pub(super) fn noted() -> AuditEntry {
+    AuditEntry {
+        id: new_id(),
+        organization_id: None,
+        at: clock::now(),
+        actor: "local".to_owned(),
+        action: "test".to_owned(),
+        target: "something".to_owned(),
+        detail: serde_json::json!({}),
+    }
 }
 
 /// Runs each of these on both databases.
