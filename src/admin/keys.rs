@@ -189,9 +189,7 @@ impl Admin {
             fields.insert("weeklyBudget".to_owned(), json!(key.weekly_budget.map(MicroUsd::as_usd)));
             fields.insert("maxPriority".to_owned(), json!(key.priority));
             fields.shift_remove("priority");
-            // Its name may be another one's by now.
-            let spent = if key.revoked_at.is_none() { self.0.host.spent(&key.name) } else { None };
-            fields.insert("weeklyUsed".to_owned(), json!(spent));
+            fields.insert("weeklyUsed".to_owned(), json!(self.0.host.spent(&key.name)));
         }
         view
     }

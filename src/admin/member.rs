@@ -189,7 +189,6 @@ fn key(key: &ClientKey) -> Option<config::ClientKey> {
     let own_name = key.organization_id.as_ref().and_then(|own| key.name.strip_prefix(&format!("{own}/")));
     let digest = decode_hex(&key.digest)?;
     Some(config::ClientKey {
-        id: Some(key.id.clone()),
         name: own_name.unwrap_or(&key.name).to_owned(),
         digest,
         models: key.models.clone(),

@@ -32,7 +32,6 @@ fn rules_of(key: &ClientKey) -> ClientRules {
     let realm = key.organization.as_deref().map_or(Realm::House, |own| Realm::Organization(own.into()));
     let subscriptions = key.subscriptions.as_ref().map(|listed| listed.iter().map(|id| id.as_str().into()).collect());
     ClientRules {
-        key: key.id.as_deref().map(Into::into),
         only: Some(Arc::new(Only { subscriptions, realm })),
         weekly_budget: key.weekly_budget,
         max_priority: match key.max_priority {

@@ -392,8 +392,6 @@ pub struct Queue {
 /// Somebody who may use the proxy.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClientKey {
-    /// Of one that was registered while the program runs: another one may be given its name later.
-    pub id: Option<String>,
     /// Unique; shown in logs.
     pub name: String,
     /// SHA-256 of the key.

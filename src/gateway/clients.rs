@@ -20,8 +20,6 @@ const WEEK: Duration = Duration::from_hours(7 * 24);
 /// A client's rights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRules {
-    /// The id of its key, where that has one: what another key of the same name has spent is not its own.
-    pub key: Option<Arc<str>>,
     /// Which subscriptions its requests may use; `None` is all.
     pub only: Option<Arc<Only>>,
     /// What it may spend in seven days.
@@ -53,16 +51,11 @@ struct Account {
 }
 
 impl Clients {
-    /// Takes other rules into use. What was spent stays, but not for another key of the same name.
+    /// Takes other rules into use. What was spent stays.
     pub fn apply(&self, rules: HashMap<Arc<str>, ClientRules>) {
         let now = clock::now();
         let mut accounts = self.lock();
-        let before = self.0.rules.load();
-        let is_same = |client: &Arc<str>| {
-            let key = |rules: &HashMap<Arc<str>, ClientRules>| rules.get(client).map(|rules| rules.key.clone());
-            key(&rules).is_some_and(|key_now| key(&before).is_none_or(|key_before| key_before == key_now))
-        };
-        accounts.retain(|client, _| is_same(client));
+        accounts.retain(|client, _| rules.contains_key(client));
         for client in rules.keys() {
             accounts.entry(Arc::clone(client)).or_insert_with(|| Account { since: now, ..Account::default() });
         }
@@ -121,7 +114,7 @@ impl Clients {
             return Err(GatewayError::ClientBudget { retry_after, message });
         }
         account.reserved += estimate;
-        let open = Open { clients: self.clone(), client: Arc::clone(client), since: account.since, estimate };
+        let open = Open { clients: self.clone(), client: Arc::clone(client), estimate };
         Ok(Spending { client: named, open: Some(Arc::new(open)) })
     }
 
@@ -183,18 +176,7 @@ pub(super) struct Spending {
 struct Open {
     clients: Clients,
     client: Arc<str>,
-    /// Of the account that it is of: another key may be given the client's name meanwhile.
-    since: Timestamp,
     estimate: MicroUsd,
-}
-
-impl Open {
-    /// Does so with the account, if it is there.
-    fn with_account(&self, change: impl FnOnce(&mut Account)) {
-        if let Some(account) = self.clients.lock().get_mut(&self.client).filter(|account| account.since == self.since) {
-            change(account);
-        }
-    }
 }
 
 impl Spending {
@@ -207,16 +189,18 @@ impl Spending {
     pub(super) fn book(&self, now: Timestamp, cost: MicroUsd) {
         if let Some(open) = &self.open
             && cost > MicroUsd::ZERO
+            && let Some(account) = open.clients.lock().get_mut(&open.client)
         {
-            open.with_account(|account| account.add(hour_of(now), cost));
+            account.add(hour_of(now), cost);
         }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let estimate = self.estimate;
-        self.with_account(|account| account.reserved = (account.reserved - estimate).max(MicroUsd::ZERO));
+        if let Some(account) = self.clients.lock().get_mut(&self.client) {
+            account.reserved = (account.reserved - self.estimate).max(MicroUsd::ZERO);
+        }
     }
 }
 
@@ -231,8 +215,7 @@ mod tests {
     }
 
     fn clients(budget: f64) -> Clients {
-        let rules =
-            ClientRules { key: None, only: None, weekly_budget: Some(usd(budget)), max_priority: Priority::Normal };
+        let rules = ClientRules { only: None, weekly_budget: Some(usd(budget)), max_priority: Priority::Normal };
         let clients = Clients::default();
         clients.apply(HashMap::from([("ann".into(), rules)]));
         clients
@@ -293,22 +276,10 @@ mod tests {
         assert_eq!(clients.priority("ann", Priority::High), Priority::Normal);
         assert_eq!(clients.priority("ann", Priority::Low), Priority::Low);
         assert_eq!(clients.priority("bob", Priority::High), Priority::High);
-        let rules = ClientRules { key: None, only: None, weekly_budget: Some(usd(3.0)), max_priority: Priority::High };
-        clients.apply(HashMap::from([("ann".into(), rules.clone())]));
+        let rules = ClientRules { only: None, weekly_budget: Some(usd(3.0)), max_priority: Priority::High };
+        clients.apply(HashMap::from([("ann".into(), rules)]));
         assert!(admit(&clients, NOW, 0.0).is_ok(), "what was spent is kept, the budget is another");
         assert_eq!(clients.spent(NOW, "ann"), usd(2.0));
         assert!(clients.admit(NOW, &"bob".into(), usd(1e6)).is_ok());
-
-        let running = admit(&clients, NOW, 0.5).unwrap();
-        std::thread::sleep(Duration::from_millis(2));
-        let another = ClientRules { key: Some("id-2".into()), ..rules };
-        clients.apply(HashMap::from([("ann".into(), another.clone())]));
-        assert_eq!(clients.spent(NOW, "ann"), MicroUsd::ZERO, "another key of that name has spent nothing");
-        running.book(NOW, usd(4.0));
-        drop(running);
-        assert_eq!(clients.spent(NOW, "ann"), MicroUsd::ZERO, "nor does it pay for what still ran");
-        admit(&clients, NOW, 1.0).unwrap().book(NOW, usd(0.5));
-        clients.apply(HashMap::from([("ann".into(), another)]));
-        assert_eq!(clients.spent(NOW, "ann"), usd(0.5));
     }
 }

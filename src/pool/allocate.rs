@@ -131,7 +131,7 @@ impl Pool {
 
     /// Notes where the session's requests may go, for whoever moves it when none is there to tell.
     fn limit(&mut self, session: SessionRef, ask: &Ask<'_>) {
-        let list = self.lists.number_of(ask.only.as_deref());
+        let list = self.lists.number_of(ask.only.as_ref());
         self.sessions.limit_to(session, list);
     }
 

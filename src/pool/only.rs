@@ -15,6 +15,9 @@ use super::select::{Need, Place, Rank};
 use super::strategy::{STRATEGIES, preference};
 use super::subscription::Subscription;
 
+/// Rules that are remembered by their addresses.
+const MOST_SEEN: usize = 1_000;
+
 /// Which subscriptions a request may use. The default is all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Only {
@@ -50,21 +53,35 @@ impl Only {
 }
 
 /// The lists of subscriptions that sessions are limited to, each once, by the numbers that sessions keep. There are as
-/// many as client keys with lists that differ.
+/// many as client keys with lists that differ. A session that was known before a restart has none until its next request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lists {
     numbers: HashMap<BTreeSet<Arc<str>>, u16>,
+    /// Rules that were seen, by their addresses: every request of a key comes with the same, and comparing long lists takes
+    /// long. Each is held, so that no other can be given its address.
+    seen: HashMap<usize, (Arc<Only>, u16)>,
     /// By their numbers, from 1 on.
     lists: Vec<BTreeSet<Arc<str>>>,
 }
 
 impl Lists {
     /// The number of what `only` lists; 0 is everybody.
-    pub(super) fn number_of(&mut self, only: Option<&Only>) -> u16 {
-        let Some(listed) = only.and_then(|only| only.subscriptions.as_ref()) else { return 0 };
-        if let Some(number) = self.numbers.get(listed) {
+    pub(super) fn number_of(&mut self, only: Option<&Arc<Only>>) -> u16 {
+        let Some((only, listed)) = only.and_then(|only| Some((only, only.subscriptions.as_ref()?))) else { return 0 };
+        let address = Arc::as_ptr(only).addr();
+        if let Some((_, number)) = self.seen.get(&address) {
             return *number;
         }
+        let number = self.numbers.get(listed).copied().unwrap_or_else(|| self.add(listed));
+        // Rules that nobody has any more: they come anew with each change.
+        if self.seen.len() >= MOST_SEEN {
+            self.seen.clear();
+        }
+        self.seen.insert(address, (Arc::clone(only), number));
+        number
+    }
+
+    fn add(&mut self, listed: &BTreeSet<Arc<str>>) -> u16 {
         // Beyond what a number can tell nobody is limited here: the next request of the session sees to it.
         let Ok(number) = u16::try_from(self.lists.len() + 1) else { return 0 };
         self.numbers.insert(listed.clone(), number);

@@ -3,6 +3,7 @@
 //! The strategy `pace` weighs what that costs: a session that moves leaves its prompt cache behind, and writing a long
 //! conversation anew costs more than most requests. It lets a session go only from where it could soon not be served.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use crate::units::Timestamp;
@@ -16,8 +17,8 @@ use super::session_table::SessionRef;
 /// From this share of its block on the strategy `pace` lets idle sessions go.
 const PACE_MOVES_FROM: f64 = 0.5;
 
-/// How many dear blocks one cycle looks at: every allocation waits for it. Where nobody among so many has an idle
-/// session, the dearest have to wait for the next cycle.
+/// How many dear blocks, and how many sessions, one cycle looks at: every allocation waits for it. Where none among so
+/// many may move, none moves.
 const LOOKED_AT: usize = 1_000;
 
 impl Pool {
@@ -52,8 +53,9 @@ impl Pool {
             let &(low, target) = cheapest.get(owner(at))?;
             (at != target && cost > low && cost - low >= gap).then_some((at, target))
         });
+        let left = Cell::new(LOOKED_AT);
         pairs.take(LOOKED_AT).find(|(at, target)| {
-            self.is_worth_leaving(*at, now) && self.idle_sessions(*at, *target, now).next().is_some()
+            self.is_worth_leaving(*at, now) && self.idle_sessions(*at, *target, now, &left).next().is_some()
         })
     }
 
@@ -71,8 +73,9 @@ impl Pool {
         let free = target.max_clients.saturating_sub(target.clients(self.explicit_sessions(to)));
         let limit = self.settings.rebalancing.max_moves as usize;
         let mut free_slots = free;
+        let left = Cell::new(limit.max(LOOKED_AT));
         let moving: Vec<(SessionRef, super::SessionLabel)> = self
-            .idle_sessions(from, to, now)
+            .idle_sessions(from, to, now, &left)
             .filter(|(_, session)| {
                 // Only an explicit session needs a slot there.
                 let needed = u32::from(session.kind == Kind::Explicit);
@@ -92,13 +95,25 @@ impl Pool {
         self.refresh(to, now);
     }
 
-    /// Idle sessions of a subscription that may go to `target`, explicit ones first, the longest unused first.
-    fn idle_sessions(&self, at: u32, target: u32, now: Timestamp) -> impl Iterator<Item = (SessionRef, &Session)> {
+    /// Idle sessions of a subscription that may go to `target`, explicit ones first, the longest unused first. `left` is how
+    /// many sessions may still be looked at.
+    fn idle_sessions<'a>(
+        &'a self,
+        at: u32,
+        target: u32,
+        now: Timestamp,
+        left: &'a Cell<usize>,
+    ) -> impl Iterator<Item = (SessionRef, &'a Session)> {
         let ages = self.settings.ages();
         let target = &self.member(target).settings.id;
         Kind::ALL.into_iter().flat_map(move |kind| {
             self.sessions
                 .at_home(at, kind)
+                .take_while(move |_| {
+                    let looked = left.get() > 0;
+                    left.set(left.get().saturating_sub(1));
+                    looked
+                })
                 // Roughly the longest unused come first: behind an active one that is not in use there are no idle ones.
                 .take_while(move |(_, session)| {
                     session.in_flight > 0 || now.since(session.last_used) >= ages.idle_after

@@ -102,11 +102,14 @@ impl Store {
         Ok(closed)
     }
 
-    /// Says of alerts of the whole program that somebody is there who will tell their end.
+    /// Says of alerts of the whole program that somebody is there who will tell their end, also of those that
+    /// [`Store::close_lost_alerts`] has closed.
     pub async fn hold_alerts(&self, ids: &[String], now: Timestamp) -> Result<()> {
         for ids in ids.chunks(NAMED_AT_ONCE) {
             let mut sql = Sql::new("UPDATE quota_alerts SET heard_at = ");
-            sql.bind(now).push(" WHERE resolved_at IS NULL").one_of("id", ids);
+            // One that was taken for lost meanwhile is open again; one that somebody has ended is not.
+            sql.bind(now).push(", resolved_at = NULL WHERE (resolved_at IS NULL OR resolved_at = heard_at)");
+            sql.one_of("id", ids);
             self.execute(sql).await?;
         }
         Ok(())
@@ -116,7 +119,8 @@ impl Store {
     /// held, before `silent_since`. Returns how many there were.
     pub async fn close_lost_alerts(&self, silent_since: Timestamp, at: Timestamp) -> Result<u64> {
         let mut sql = Sql::new("UPDATE quota_alerts SET resolved_at = ");
-        sql.bind(at).push(" WHERE resolved_at IS NULL AND account IS NULL");
+        // The same time twice says who has ended it.
+        sql.bind(at).push(", heard_at = ").bind(at).push(" WHERE resolved_at IS NULL AND account IS NULL");
         sql.push(" AND COALESCE(heard_at, created_at) < ").bind(silent_since);
         self.execute(sql).await
     }

@@ -55,7 +55,7 @@ impl Item for ClientKey {
 
 impl Store {
     /// Adds a key, and notes that; a [`super::StoreError::Conflict`] if its name, digest or id is taken. The name of one that
-    /// was withdrawn is free.
+    /// was withdrawn is free: whoever has it is the same client.
     pub async fn create_client_key(&self, key: &ClientKey, noted: &AuditEntry) -> Result<()> {
         let mut sql = Sql::new("INSERT INTO client_keys (");
         sql.push(COLUMNS).push(") VALUES ");

@@ -43,8 +43,7 @@ impl From<&UsageRecord> for UsageSum {
 
 impl Store {
     /// Sums from `from` until before `until`, one for each name and `step` (counted from 1970), the oldest first. Of
-    /// `names` only; of everybody if there are none or very many. What a client key used that was withdrawn is not summed
-    /// for another one that was given its name. Reads no more than a few hours well within
+    /// `names` only; of everybody if there are none or very many. Reads no more than a few hours well within
     /// [`Store::CALL_LIMIT`] if much was used in them.
     pub async fn usage_sums(
         &self,
@@ -66,15 +65,7 @@ impl Store {
         {
             sql.push(", CAST(SUM(").push(sum).push(") AS BIGINT) AS ").push(sum);
         }
-        sql.push(" FROM usage_records");
-        if of == SumOf::Client {
-            sql.push(" LEFT JOIN (SELECT name AS former, MAX(revoked_at) AS ended FROM client_keys");
-            sql.push(" WHERE revoked_at IS NOT NULL GROUP BY name) AS formers ON former = client");
-        }
-        sql.push(" WHERE at >= ").bind(from).push(" AND at < ").bind(until);
-        if of == SumOf::Client {
-            sql.push(" AND at >= COALESCE(ended, 0)");
-        }
+        sql.push(" FROM usage_records WHERE at >= ").bind(from).push(" AND at < ").bind(until);
         if !names.is_empty() && names.len() <= NAMES {
             sql.one_of(name, names);
         }

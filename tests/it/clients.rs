@@ -25,7 +25,7 @@ fn bench(subscriptions: usize) -> Bench {
 
 fn rules() -> ClientRules {
     let only = Only { subscriptions: None, realm: Realm::House };
-    ClientRules { key: None, only: Some(Arc::new(only)), weekly_budget: None, max_priority: Priority::High }
+    ClientRules { only: Some(Arc::new(only)), weekly_budget: None, max_priority: Priority::High }
 }
 
 fn apply(bench: &Bench, rules: &[(&str, ClientRules)]) {

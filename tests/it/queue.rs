@@ -412,7 +412,7 @@ async fn those_who_may_use_the_free_place_are_not_kept_waiting_by_those_who_may_
     let bench = bench(&gate, 2, queue(100, PATIENT));
     let bound = |subscription: &str| {
         let only = Only { subscriptions: Some([subscription.into()].into()), realm: Realm::Every };
-        ClientRules { key: None, only: Some(Arc::new(only)), weekly_budget: None, max_priority: Priority::High }
+        ClientRules { only: Some(Arc::new(only)), weekly_budget: None, max_priority: Priority::High }
     };
     let rules = [("one", bound("sub1")), ("two", bound("sub2"))];
     bench.gateway.clients().apply(rules.into_iter().map(|(name, rules)| (name.into(), rules)).collect());

@@ -36,7 +36,6 @@ pub(super) fn check(file: &raw::File, context: &Context<'_>, findings: &mut Find
         }
         let models = key.models.as_ref().map(|models| models.iter().flatten().cloned().collect());
         checked.push(ClientKey {
-            id: None,
             name,
             digest,
             models,

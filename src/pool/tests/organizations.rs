@@ -161,6 +161,28 @@ fn idle_sessions_are_not_moved_to_where_their_keys_may_not_go() {
 }
 
 #[test]
+fn a_cycle_does_not_look_through_all_sessions_for_one_that_may_move() {
+    let mut settings = settings(vec![member("s0"), member("s1")]);
+    settings.max_clients = 5_000;
+    let mut world = World::with(settings);
+    let use_once = |world: &mut World, ids: &[&str], session: &str| {
+        let only = Some(only(Realm::House, Some(ids)));
+        let grant = world.acquire(&Ask { exclude: &["s1".into()], only, ..ask(session) }).unwrap();
+        world.finish(&grant, Outcome::Completed, 0.02);
+    };
+    for number in 0..1_000 {
+        use_once(&mut world, &["s0"], &format!("bound {number}"));
+    }
+    use_once(&mut world, &["s0", "s1"], "free");
+    world.now = world.now + MINUTE * 6;
+    assert!(world.pool.rebalance(world.now).is_empty(), "every allocation would wait meanwhile");
+    // One of them is used again, so the other one comes among the first.
+    let grant = world.acquire(&Ask { only: Some(only(Realm::House, Some(&["s0"]))), ..ask("bound 0") }).unwrap();
+    world.finish(&grant, Outcome::Completed, 0.02);
+    assert_eq!(world.pool.rebalance(world.now).len(), 1);
+}
+
+#[test]
 fn a_subscription_can_change_hands() {
     let mut world = World::with(settings(vec![of("acme", "a1"), member("ours")]));
     assert!(world.acquire(&acme("a")).is_ok());

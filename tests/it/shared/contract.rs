@@ -300,7 +300,7 @@ async fn what_a_client_has_spent(common: Common) {
     let replicas = Replicas::start(common, (2, 1, AT_ONCE), |_| {}).await;
     // Each answer costs half a dollar.
     let budget = Some(MicroUsd::from_usd(1.4));
-    let rules = ClientRules { key: None, only: None, weekly_budget: budget, max_priority: Priority::High };
+    let rules = ClientRules { only: None, weekly_budget: budget, max_priority: Priority::High };
     for gateway in &replicas.gateways {
         gateway.clients().apply(HashMap::from([("anonymous".into(), rules.clone())]));
     }

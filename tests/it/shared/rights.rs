@@ -16,7 +16,7 @@ impl Replicas {
     fn restrict_to(&self, subscription: &str) {
         let listed = BTreeSet::from([Arc::from(subscription)]);
         let only = Some(Arc::new(Only { subscriptions: Some(listed), realm: Realm::Every }));
-        let rules = ClientRules { key: None, only, weekly_budget: None, max_priority: Priority::High };
+        let rules = ClientRules { only, weekly_budget: None, max_priority: Priority::High };
         for gateway in &self.gateways {
             gateway.clients().apply(HashMap::from([("anonymous".into(), rules.clone())]));
         }
