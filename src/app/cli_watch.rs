@@ -2,7 +2,8 @@
 //!
 //! A build that is not known yet is tried out in the background, a while after the start, and what was seen is kept for the
 //! next start. When the CLI's file changes, the spares of the old build give way to new ones, its aliases are asked for
-//! again, and the new build is tried out. Processes that hold a conversation go on with the build they have.
+//! again, open breakers of its subscriptions are closed, and the new build is tried out. Processes that hold a conversation
+//! go on with the build they have.
 
 use std::io;
 use std::path::PathBuf;

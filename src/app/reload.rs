@@ -20,7 +20,7 @@ use super::registry::{self, Change, Registry};
 use super::usage_poll::UsagePoll;
 use crate::alert::Alerts;
 use crate::backend::claude_cli::CliFacts;
-use crate::config::{Config, Env, Overrides, Problems, Watcher};
+use crate::config::{Config, Env, Kind, Overrides, Problems, Watcher};
 use crate::gateway::{PooledGateway, SharedPool};
 use crate::runtime::tasks::Tasks;
 use crate::server;
@@ -104,6 +104,7 @@ async fn join(target: &mut Target, old: &Config, file: &Config) -> Config {
 async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     let backends = target.profiles.backends(new);
     if old.claude.command != new.claude.command {
+        forget_failures(target, new);
         // Another build can mean other models by the same alias.
         target.facts = parts::cli_facts(&backends).await;
     }
@@ -135,10 +136,20 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     info!(source = %new.source, subscriptions = new.subscriptions.len(), "the changed configuration is in force");
 }
 
-/// Another build of the CLI can mean other models by the same alias.
+/// Another build of the CLI can be a mended one, and mean other models by the same alias.
 async fn ask_again(target: &mut Target, current: &Config) {
+    forget_failures(target, current);
     target.facts = parts::cli_facts(&target.profiles.backends(current)).await;
     target.gateway.rename(parts::catalog(current, &target.facts));
+}
+
+/// The CLI is another one: its subscriptions serve at once, also those that the old one has cut off.
+fn forget_failures(target: &Target, config: &Config) {
+    let by_cli = config.subscriptions.iter().filter(|member| member.kind != Kind::Api).map(|member| &*member.id);
+    let closed = target.pool.with(|pool, now| pool.forget_failures(now, by_cli));
+    if !closed.is_empty() {
+        info!(subscriptions = ?closed, "the CLI is another one now: their breakers are closed");
+    }
 }
 
 fn refuse(target: &Target, problems: &Problems) {

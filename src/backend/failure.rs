@@ -69,8 +69,6 @@ pub struct Failure {
     pub kind: FailureKind,
     /// For people: what the provider or the process said. Holds no secret.
     pub detail: String,
-    /// The same would have happened at any other subscription, as far as is known.
-    pub blames_nobody: bool,
 }
 
 impl Failure {
@@ -81,13 +79,7 @@ impl Failure {
             detail.truncate(detail.floor_char_boundary(MOST_DETAIL_BYTES));
             detail.push('…');
         }
-        Self { kind, detail, blames_nobody: false }
-    }
-
-    /// The same failure, of which nothing is learned about its subscription.
-    #[must_use]
-    pub fn that_blames_nobody(self) -> Self {
-        Self { blames_nobody: true, ..self }
+        Self { kind, detail }
     }
 
     /// Whose fault it is.

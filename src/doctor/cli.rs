@@ -1,5 +1,7 @@
 //! The Claude CLI: whether it is there, what it can do, and who is logged in.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -31,7 +33,9 @@ pub(super) async fn check(config: &Config, env: &Env, state_dir: Option<&Path>, 
             return vec![Finding::failed(CHECK, format!("`{}` cannot be run: {error}", command.display()), advice)];
         }
     };
-    let cwd = match tempfile::Builder::new().prefix("auth-pool-doctor-").tempdir() {
+    // No CLI runs in a folder that others may write, as they may with some umasks.
+    let folder_for_us = Permissions::from_mode(0o700);
+    let cwd = match tempfile::Builder::new().prefix("auth-pool-doctor-").permissions(folder_for_us).tempdir() {
         Ok(cwd) => cwd,
         Err(error) => return vec![Finding::failed(CHECK, format!("no temporary directory: {error}"), "make room")],
     };

@@ -153,7 +153,6 @@ pub(super) fn outcome(failure: &Failure) -> Outcome {
         | FailureKind::TimedOut { timer: "total" } => Outcome::Abandoned,
         FailureKind::Unavailable { status: Some(503 | 529) } => Outcome::Overloaded,
         FailureKind::Unavailable { .. } | FailureKind::TimedOut { .. } => Outcome::Unavailable,
-        FailureKind::Crashed | FailureKind::Protocol if failure.blames_nobody => Outcome::BackendBroken,
         FailureKind::Crashed | FailureKind::Protocol => Outcome::BackendFailed,
     }
 }

@@ -212,7 +212,7 @@ pub(super) const fn in_a_word(outcome: &Outcome) -> (&'static str, ProgressState
         Outcome::Limited(_) => ("limited", ProgressState::Failed),
         Outcome::Unavailable => ("unavailable", ProgressState::Failed),
         Outcome::Overloaded => ("overloaded", ProgressState::Failed),
-        Outcome::BackendFailed | Outcome::BackendBroken => ("backend_failed", ProgressState::Failed),
+        Outcome::BackendFailed => ("backend_failed", ProgressState::Failed),
         Outcome::Unauthenticated { .. } => ("unauthenticated", ProgressState::Failed),
     }
 }

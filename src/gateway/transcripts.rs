@@ -15,8 +15,8 @@
 //! request. Turns that are added wait for each other, so that each one sees the one before it.
 
 mod recorded;
+mod state;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::stream::{BoxStream, StreamExt as _};
@@ -26,15 +26,14 @@ use tokio::time::{Instant, timeout_at};
 use super::{Answer, Call, GatewayError, PooledGateway, RefusalReason, SessionHint};
 use crate::conversation::{Block, Event, ImageSource, Request, ToolResultContent, Turn};
 use recorded::Recorded;
+use state::State;
 
-/// Bytes of one conversation, and of all together. Above that the one, or the one used longest ago, is forgotten.
+/// Bytes of one conversation, and of all together. Above that the one, or the one used longest ago, is forgotten. One that is
+/// being answered counts once, although what was known of it stays until its answer is complete.
 const MOST_BYTES: Bounds = Bounds { each: 16 << 20, all: 256 << 20 };
 
 /// What a conversation takes beside its words, in bytes. It bounds their number.
 const OVERHEAD: usize = 1024;
-
-/// Names of forgotten sessions that are remembered, so that their clients get an error and no answer out of nowhere.
-const MOST_LOST: usize = 100_000;
 
 type Events = BoxStream<'static, Result<Event, GatewayError>>;
 
@@ -75,7 +74,7 @@ impl PooledGateway {
             })
         })?;
         self.guard(&call)?;
-        let asked = self.transcripts().asked(&call.request);
+        let asked = self.transcripts().asked(&call.request, &visit);
         let answer = self.answer(call, deadline).await?;
         let events = Recorded::new(answer.events, asked, visit);
         Ok(Answer { events: events.boxed(), ..answer })
@@ -92,30 +91,6 @@ struct Shared {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    known: HashMap<Name, Known>,
-    /// Names by last use, the oldest first.
-    by_use: BTreeMap<u64, Name>,
-    uses: u64,
-    /// Of those that are known.
-    bytes: usize,
-    /// Of copies whose answers are on their way.
-    copied: usize,
-    lost: HashSet<Name>,
-    /// The same, the longest lost first.
-    lost_order: VecDeque<Name>,
-    /// One turn at a time.
-    locks: HashMap<Name, Arc<Semaphore>>,
-}
-
-#[derive(Debug)]
-struct Known {
-    transcript: Arc<Transcript>,
-    bytes: usize,
-    used: u64,
-}
-
 #[derive(Debug, Default, PartialEq)]
 struct Transcript {
     system: Vec<String>,
@@ -126,8 +101,11 @@ struct Transcript {
 #[derive(Debug)]
 struct Asked {
     transcripts: Transcripts,
+    name: Name,
     transcript: Transcript,
     bytes: usize,
+    /// See [`State::copy`].
+    copy: u64,
 }
 
 impl Asked {
@@ -139,11 +117,11 @@ impl Asked {
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        self.transcripts.state().copied -= self.bytes;
+        self.transcripts.state().end_copy(&self.name, self.copy, self.bytes);
     }
 }
 
-/// A request's stay in its session. Dropping it lets the next one in.
+/// A request's stay in its session, which is not forgotten meanwhile. Dropping it lets the next one in.
 #[derive(Debug)]
 struct Visit {
     transcripts: Transcripts,
@@ -165,6 +143,7 @@ impl Transcripts {
 
     /// Completes `request` by what was said before in the session.
     async fn enter(&self, name: Name, request: &mut Request) -> Result<Visit, GatewayError> {
+        self.state().arrive(&name);
         let mut visit = Visit { transcripts: self.clone(), name, turn: None };
         let [turn] = request.turns.as_slice() else { return Ok(visit) };
         let lock =
@@ -188,17 +167,13 @@ impl Transcripts {
     }
 
     fn recall(&self, name: &Name) -> Result<Option<Arc<Transcript>>, SessionError> {
-        let mut state = self.state();
-        if state.lost.contains(name) {
-            return Err(SessionError::Lost);
-        }
-        state.touch(name);
-        Ok(state.known.get(name).map(|known| Arc::clone(&known.transcript)))
+        let state = self.state();
+        if state.is_lost(name) { Err(SessionError::Lost) } else { Ok(state.get(name)) }
     }
 
     /// A copy of what `request` says, for the time when it is answered. `None` if it is too long to be remembered, or too
     /// many others are on their way: it is looked at before it is copied. Conversations used longest ago make room.
-    fn asked(&self, request: &Request) -> Option<Asked> {
+    fn asked(&self, request: &Request, visit: &Visit) -> Option<Asked> {
         let mut system = request.system.as_slice();
         let options = &request.options;
         if options.output_check.is_some() && options.output_schema.is_none() {
@@ -207,16 +182,12 @@ impl Transcripts {
         }
         let bytes = OVERHEAD + bytes(system, &request.turns);
         let Bounds { each, all } = self.0.bounds;
-        {
-            let mut state = self.state();
-            if bytes > each || state.copied + bytes > all {
-                return None;
-            }
-            state.copied += bytes;
-            state.shrink_to(all);
+        if bytes > each {
+            return None;
         }
+        let copy = self.state().copy(&visit.name, bytes, all)?;
         let transcript = Transcript { system: system.to_vec(), turns: request.turns.clone() };
-        Some(Asked { transcripts: self.clone(), transcript, bytes })
+        Some(Asked { transcripts: self.clone(), name: visit.name.clone(), transcript, bytes, copy })
     }
 
     /// Remembers what was said; `None` if nobody knows it any more.
@@ -224,15 +195,11 @@ impl Transcripts {
         let Bounds { each, all } = self.0.bounds;
         let transcript = transcript.map(|transcript| (OVERHEAD + transcript.bytes(), transcript));
         let mut state = self.state();
-        state.forget(name);
         let Some((bytes, transcript)) = transcript.filter(|(bytes, _)| *bytes <= each) else {
-            state.lose(name.clone());
+            state.lose(name);
             return;
         };
-        state.find(name);
-        state.bytes += bytes;
-        state.known.insert(name.clone(), Known { transcript: Arc::new(transcript), bytes, used: 0 });
-        state.touch(name);
+        state.remember(name, transcript, bytes);
         state.shrink_to(all);
     }
 
@@ -241,62 +208,16 @@ impl Transcripts {
     }
 }
 
-impl State {
-    fn touch(&mut self, name: &Name) {
-        self.uses += 1;
-        if let Some(known) = self.known.get_mut(name) {
-            self.by_use.remove(&known.used);
-            known.used = self.uses;
-            self.by_use.insert(self.uses, name.clone());
-        }
-    }
-
-    fn forget(&mut self, name: &Name) {
-        if let Some(known) = self.known.remove(name) {
-            self.by_use.remove(&known.used);
-            self.bytes -= known.bytes;
-        }
-    }
-
-    /// Forgets those used longest ago while all together are more than `most` bytes.
-    fn shrink_to(&mut self, most: usize) {
-        while self.bytes + self.copied > most
-            && let Some((_, oldest)) = self.by_use.first_key_value()
-        {
-            let oldest = oldest.clone();
-            self.forget(&oldest);
-            self.lose(oldest);
-        }
-    }
-
-    fn lose(&mut self, name: Name) {
-        if self.lost.insert(name.clone()) {
-            self.lost_order.push_back(name);
-        }
-        if self.lost_order.len() > MOST_LOST
-            && let Some(oldest) = self.lost_order.pop_front()
-        {
-            self.lost.remove(&oldest);
-        }
-    }
-
-    /// The session is known again.
-    fn find(&mut self, name: &Name) {
-        if self.lost.remove(name) {
-            self.lost_order.retain(|lost| lost != name);
-        }
-    }
-}
-
 impl Drop for Visit {
     fn drop(&mut self) {
-        let Some((lock, permit)) = self.turn.take() else { return };
-        drop(permit);
+        let lock = self.turn.take().map(|(lock, _permit)| lock);
         let mut state = self.transcripts.state();
         // The map's and ours: nobody waits.
-        if Arc::strong_count(&lock) == 2 {
+        if lock.is_some_and(|lock| Arc::strong_count(&lock) == 2) {
             state.locks.remove(&self.name);
         }
+        state.leave(&self.name);
+        state.shrink_to(self.transcripts.0.bounds.all);
     }
 }
 
@@ -408,7 +329,7 @@ mod tests {
         // It could go on, but is gone before it does.
         drop(visit);
         drop(waiting);
-        assert!(transcripts.state().locks.is_empty());
+        assert!(transcripts.state().locks.is_empty() && transcripts.state().visits.is_empty());
         assert_eq!(say(&transcripts, &name, &["q3"], "a3").await, Ok(1));
     }
 
@@ -455,7 +376,8 @@ mod tests {
         let end = Event::Finished { stop: StopReason::EndTurn, usage: Usage::default() };
         let said: Vec<_> = words.iter().map(|word| Event::Text((*word).to_owned())).chain([end]).map(Ok).collect();
         let events = stream::iter(said).boxed();
-        Recorded::new(events, transcripts.asked(request), visit)
+        let asked = transcripts.asked(request, &visit);
+        Recorded::new(events, asked, visit)
     }
 
     #[tokio::test]
@@ -504,6 +426,43 @@ mod tests {
         assert_eq!(say(&transcripts, &first, &["more"], "a").await, lost);
         drop(answering(&transcripts, &first, &mut request(&["x", "y", "z"]), &["a"]).await);
         assert_eq!(held().1, 0);
+    }
+
+    /// Neither its own copy nor those of others drive it out: an answer that breaks off changes nothing.
+    #[tokio::test]
+    async fn a_session_that_is_being_answered_stays_known() {
+        let long = "x".repeat(500);
+        let each = OVERHEAD + 5 * size_of::<Block>() + 600;
+        let transcripts = Transcripts::bounded(Bounds { each, all: 2 * each });
+        let names = ["1", "2", "3"].map(|id| name("a", id));
+        for name in &names[..2] {
+            say(&transcripts, name, &[&long], "a").await.unwrap();
+        }
+        // Two that go on have room, a third one has none.
+        let mut answers = Vec::new();
+        for (name, text) in names.iter().zip(["more", "more", &long]) {
+            answers.push(answering(&transcripts, name, &mut request(&[text]), &["a"]).await);
+        }
+        assert_eq!(answers.iter().map(Recorded::is_gathered).collect::<Vec<_>>(), [true, true, false]);
+        assert!(answers[0].next().await.is_some());
+        drop(answers);
+        for name in &names[..2] {
+            assert_eq!(say(&transcripts, name, &["more"], "a").await, Ok(3));
+        }
+
+        // What is said anew meanwhile takes the place of what was known, and the copy counts in full.
+        let answer = answering(&transcripts, &names[0], &mut request(&["again"]), &["a"]).await;
+        let counted = || {
+            let state = transcripts.state();
+            (state.held(), state.bytes + state.copied)
+        };
+        assert!(counted().0 < counted().1);
+        say(&transcripts, &names[0], &["x", "y", "z"], "a").await.unwrap();
+        assert_eq!(counted().0, counted().1);
+        drop(answer);
+        let state = transcripts.state();
+        assert_eq!((state.held(), state.idle, state.copied, state.visits.len()), (state.bytes, state.bytes, 0, 0));
+        assert_eq!(state.by_use.len(), state.known.len());
     }
 
     #[tokio::test]

@@ -106,8 +106,6 @@ pub enum Outcome {
     Overloaded,
     /// The CLI on this machine failed.
     BackendFailed,
-    /// The same, and as far as is known it would have failed for every subscription: nothing is said about this one.
-    BackendBroken,
     /// The subscription is not logged in, or has no credit; `detail` is shown to the operator.
     Unauthenticated {
         /// What the provider said.

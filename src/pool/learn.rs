@@ -113,7 +113,7 @@ impl Subscription {
                 self.breaker.succeed(lease.probe, rules)
             }
             Outcome::Unavailable | Outcome::BackendFailed => self.breaker.fail(now, lease.probe, rules),
-            Outcome::Abandoned | Outcome::ClientError | Outcome::Overloaded | Outcome::BackendBroken => {
+            Outcome::Abandoned | Outcome::ClientError | Outcome::Overloaded => {
                 self.breaker.pass(lease.probe);
                 BreakerChange::None
             }
@@ -217,6 +217,17 @@ impl Subscription {
             self.breaker = Breaker::default();
             self.begin_ramp(1);
         }
+    }
+
+    /// What failed is another one now: failures so far say nothing of it. Returns whether the breaker had cut it off.
+    pub(super) fn forget_failures(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> bool {
+        let was_cut_off = !matches!(self.breaker.at(now), Breaker::Closed { .. });
+        self.breaker = Breaker::default();
+        if was_cut_off {
+            self.begin_ramp(1);
+            effects.push(Effect::Recovered { subscription: self.id(), cause: Cause::BreakerOpen.to_string() });
+        }
+        was_cut_off
     }
 
     pub(super) fn begin_ramp(&mut self, allowance: u32) {

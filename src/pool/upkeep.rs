@@ -165,6 +165,26 @@ impl Pool {
         (at.is_some(), self.take_effects())
     }
 
+    /// What serves these subscriptions was replaced: their failures are forgotten, and breakers that are open or tried out
+    /// are closed. Limits and lost logins are not its doing and stay. Returns whose breakers were closed.
+    pub fn forget_failures<'a>(
+        &mut self,
+        now: Timestamp,
+        subscriptions: impl IntoIterator<Item = &'a str>,
+    ) -> (Vec<&'a str>, Vec<Effect>) {
+        self.advance(now);
+        let mut closed = Vec::new();
+        for subscription in subscriptions {
+            let Some(&at) = self.by_id.get(subscription) else { continue };
+            self.catch_up(at, now);
+            if self.subscriptions[at as usize].forget_failures(now, &mut self.pending) {
+                closed.push(subscription);
+            }
+            self.refresh(at, now);
+        }
+        (closed, self.take_effects())
+    }
+
     /// Forgets a session at once, and frees its slot. Its leases run on. Returns whether there was one.
     pub fn release(&mut self, now: Timestamp, session: &SessionKey) -> bool {
         let found = self.sessions.find(SessionId::of(session));

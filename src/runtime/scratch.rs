@@ -3,16 +3,18 @@
 //! A program that ends in order removes its own. One that is killed cannot, so each folder's name says whose it is, and the
 //! next program that starts removes those of programs that run no more.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process;
 
 use tempfile::TempDir;
 
-/// Makes a folder in `parent`, whose name begins with `kind`: some letters.
+/// Makes a folder in `parent`, whose name begins with `kind`: some letters. It is for its owner alone, whatever the umask.
 pub fn folder(kind: &str, parent: &Path) -> io::Result<TempDir> {
-    tempfile::Builder::new().prefix(&format!("{kind}-{}-{}-", process_ids(), process::id())).tempdir_in(parent)
+    let prefix = format!("{kind}-{}-{}-", process_ids(), process::id());
+    tempfile::Builder::new().prefix(&prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(parent)
 }
 
 /// Removes from `parent` the folders that programs which run no more have made with these kinds. What belongs to others, or
@@ -48,6 +50,13 @@ fn process_ids() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_for_its_owner_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let own = folder("cli", parent.path()).unwrap();
+        assert_eq!(fs::metadata(own.path()).unwrap().permissions().mode() & 0o7777, 0o700);
+    }
 
     #[test]
     fn only_what_is_left_behind_is_removed() {

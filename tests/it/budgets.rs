@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Bench {
     claude: ClaudeCli,
     tasks: Tasks,
-    cwd: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 impl Bench {
@@ -31,13 +31,13 @@ impl Bench {
             idle_timeout: PATIENCE,
             max_line_bytes: 1024 * 1024,
         };
-        Self { claude: ClaudeCli::new(limits, &tasks), tasks, cwd: tempfile::tempdir().unwrap() }
+        Self { claude: ClaudeCli::new(limits, &tasks), tasks, home: tempfile::tempdir().unwrap() }
     }
 
     fn backend(&self, behaviour: &str) -> ClaudeCliBackend {
         let settings = Settings {
             command: fake_claude(),
-            cwd: self.cwd.path().to_owned(),
+            cwd: self.home.path().join("workspace"),
             own_env: Env::from_process().vars().clone(),
             timers: Timers { first_event: PATIENCE, idle: PATIENCE, total: PATIENCE },
         };
@@ -56,7 +56,7 @@ impl Bench {
 #[tokio::test]
 async fn requests_wait_for_memory_as_they_wait_for_a_place() {
     let bench = Bench::new(1, 0);
-    let file = bench.cwd.path().join("go-on");
+    let file = bench.home.path().join("go-on");
     let backend = bench.backend(&format!("until:{}", file.display()));
     let mut first = backend.run(&request(&["one"]), &Caller::anonymous());
     assert!(matches!(first.next().await, Some(Ok(Event::Started(_)))));

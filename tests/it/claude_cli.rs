@@ -46,7 +46,7 @@ fn bench_for(behaviour: &str, spares: usize, idle_timeout: Duration) -> Bench {
     );
     let settings = Settings {
         command: fake_claude(),
-        cwd: cwd.path().to_owned(),
+        cwd: cwd.path().join("workspace"),
         own_env: Env::from_process().vars().clone(),
         timers: Timers {
             first_event: Duration::from_secs(2),

@@ -5,7 +5,6 @@
 mod alerts;
 mod architecture;
 mod backends;
-mod blame;
 mod budgets;
 mod claude_cli;
 mod clients;
@@ -20,6 +19,7 @@ mod queue;
 mod readiness;
 mod registry;
 mod reload;
+mod replaced;
 mod rules;
 mod runaway;
 mod selftest;

@@ -1,14 +1,17 @@
 //! The program itself, as a process of its own that a test may kill.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use auth_pool::config::Env;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use super::claude_cli::fake_claude;
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -106,11 +109,13 @@ pub(super) fn run(args: &[&str], vars: &[(&str, &str)]) -> (Option<i32>, String,
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// The program in an environment with nothing of the machine's user in it.
+/// The program in an environment with nothing of the machine's user in it, and with the umask 002.
 #[expect(clippy::disallowed_methods, reason = "the program itself is what is tried out; it is killed and waited for")]
 fn command(folder: &TempDir, vars: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_auth-pool"));
+    // What is made for others of its group as well is the custom in many places.
+    let mut command = Command::new("/bin/sh");
     command
+        .args(["-c", "umask 002; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_auth-pool")])
         .current_dir(folder.path())
         .env_clear()
         .env("HOME", folder.path())
@@ -118,4 +123,34 @@ fn command(folder: &TempDir, vars: &[(&str, &str)]) -> Command {
         .envs(vars.iter().copied())
         .stdin(Stdio::null());
     command
+}
+
+/// With its umask the folders that CLI processes run in would be its group's as well, which no CLI starts in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cli_processes_start_whatever_the_umask() {
+    let home = tempfile::tempdir().unwrap();
+    let profile = home.path().join(".claude-a");
+    std::fs::create_dir(&profile).unwrap();
+    std::fs::set_permissions(&profile, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let file = json!({
+        "subscriptions": [{
+            "id": "a", "type": "claude-max", "configDir": profile, "weeklyBudget": 1_000_000,
+            "env": { "FAKE_CLAUDE": "answer" },
+        }],
+        "claude": { "command": fake_claude(), "selfTest": false },
+    });
+    let program = Program::serve(&file, &[]);
+    let (status, body) =
+        program.chat(&json!({ "model": "sonnet", "messages": [{ "role": "user", "content": "hi" }] })).await.unwrap();
+    assert_eq!(status, 200, "{body}\n{}", program.log());
+
+    let path = home.path().join("auth-pool.json");
+    std::fs::write(&path, file.to_string()).unwrap();
+    let (_, said, error) =
+        tokio::task::block_in_place(|| run(&["doctor", "--json", "--config", path.to_str().unwrap()], &[]));
+    let report: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}\n{error}"));
+    let checks = report["checks"].as_array().unwrap();
+    // That is the word of the CLI itself, which has run.
+    let login = checks.iter().find(|check| check["check"] == "login a").and_then(|check| check["seen"].as_str());
+    assert!(login.is_some_and(|seen| seen.starts_with("nobody is logged in")), "{report:#}");
 }

@@ -52,7 +52,7 @@ impl Bench {
     fn backend(&self, subscription: &str, behaviour: &str) -> ClaudeCliBackend {
         let settings = Settings {
             command: fake_claude(),
-            cwd: self.home.path().to_owned(),
+            cwd: self.at("workspace"),
             own_env: Env::from_process().vars().clone(),
             timers: Timers { first_event: PATIENCE, idle: PATIENCE, total: PATIENCE },
         };

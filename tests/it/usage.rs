@@ -40,7 +40,7 @@ impl Bench {
         let claude = ClaudeCli::new(spares, &tasks);
         let settings = Settings {
             command: fake_claude(),
-            cwd: cwd.path().to_owned(),
+            cwd: cwd.path().join("workspace"),
             own_env: Env::from_process().vars().clone(),
             timers: Timers {
                 first_event: Duration::from_secs(5),

@@ -254,7 +254,7 @@ impl From<GatewayError> for Error {
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let Failure { kind, detail, .. } = failure;
+        let Failure { kind, detail } = failure;
         // The gateway has warned of it; here it is put into words for the client.
         tracing::debug!(?kind, detail, "the request failed");
         match kind {

@@ -9,7 +9,6 @@ use futures_util::stream::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::blame::Witness;
 use super::turn::Turn;
 use crate::backend::{EventStream, Failure, FailureKind};
 use crate::conversation::Event;
@@ -19,21 +18,15 @@ use crate::runtime::tasks::Tasks;
 const MAX_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
 
 /// Runs `turn` in a task of its own: what has to be stopped at once is seen at once. Dropping the stream ends the task.
-pub(super) fn run(turn: Turn, witness: Witness, tasks: &Tasks) -> EventStream {
+pub(super) fn run(turn: Turn, tasks: &Tasks) -> EventStream {
     let (sender, events) = mpsc::unbounded_channel();
     let backlog = Arc::new(AtomicUsize::new(0));
-    let task = tasks.spawn("claude-cli-turn", pump(turn, witness, sender, Arc::clone(&backlog)));
+    let task = tasks.spawn("claude-cli-turn", pump(turn, sender, Arc::clone(&backlog)));
     Answer { events, backlog, task: task.abort_handle() }.boxed()
 }
 
-async fn pump(
-    mut turn: Turn,
-    witness: Witness,
-    events: mpsc::UnboundedSender<Result<Event, Failure>>,
-    backlog: Arc<AtomicUsize>,
-) {
+async fn pump(mut turn: Turn, events: mpsc::UnboundedSender<Result<Event, Failure>>, backlog: Arc<AtomicUsize>) {
     while let Some(event) = turn.next().await {
-        let event = witness.hear(event);
         let waiting = size(&event) + backlog.fetch_add(size(&event), Ordering::Relaxed);
         if events.send(event).is_err() {
             return;

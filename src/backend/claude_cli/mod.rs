@@ -3,15 +3,13 @@
 //! A process is started ahead of need for a profile and a model ([`spares`]), specialised when a request arrives
 //! ([`script`], [`input`]), read line by line ([`output`]) and turned into events ([`turn`]). Then it stays with its
 //! conversation ([`live`]), also while the client runs the tools that the model calls ([`tools`]). **One process serves
-//! one conversation of one caller, and no other**: a conversation that it does not hold is replayed in another one. When a
-//! process breaks, [`blame`] tells whether that says anything of its subscription.
+//! one conversation of one caller, and no other**: a conversation that it does not hold is replayed in another one.
 //!
 //! Invariants: client text is written to stdin only, inside user messages that are disarmed; nothing of a client ever
 //! becomes an argument, an environment variable or a file name. No process outlives its [`process::Process`].
 
 mod answer;
 mod binary;
-mod blame;
 pub(super) mod classify;
 mod courtesy;
 mod features;
@@ -67,7 +65,6 @@ use super::{Backend, Caller, EventStream, Failure, FailureKind};
 use crate::conversation::{Model, Request};
 use crate::runtime::instance;
 use crate::runtime::tasks::Tasks;
-use blame::{Blame, Witness};
 use kinds::Kinds;
 use launch::{Launch, Recipe};
 use live::Live;
@@ -104,7 +101,6 @@ pub struct ClaudeCli {
     spares: Spares,
     live: Live,
     features: Arc<ArcSwap<Features>>,
-    blame: Blame,
     tasks: Tasks,
 }
 
@@ -113,7 +109,7 @@ impl ClaudeCli {
     pub fn new(settings: SpareSettings, tasks: &Tasks) -> Self {
         let live = Live::new(settings.idle_timeout, tasks);
         let spares = Spares::new(settings, &live, tasks);
-        Self { spares, live, features: Arc::default(), blame: Blame::default(), tasks: tasks.clone() }
+        Self { spares, live, features: Arc::default(), tasks: tasks.clone() }
     }
 
     /// The backend of one subscription.
@@ -125,7 +121,6 @@ impl ClaudeCli {
             live: self.live.clone(),
             features: Arc::clone(&self.features),
             recipe: Recipe::new(&command, &profile, &cwd, &own_env),
-            witness: self.blame.witness(&command, &profile.subscription),
             timers,
             tasks: self.tasks.clone(),
         }
@@ -134,9 +129,7 @@ impl ClaudeCli {
     /// Lets go of spares and live processes that none of these backends would use, and keeps at most `max_spares` of the others: after a
     /// change of the configuration no process of a removed subscription stays, and what still runs leaves none behind.
     pub fn retain<'a>(&self, max_spares: usize, backends: impl IntoIterator<Item = &'a ClaudeCliBackend>) {
-        let backends: Vec<_> = backends.into_iter().collect();
-        self.blame.retain(backends.iter().map(|backend| &backend.witness));
-        let kinds = Kinds::only(backends.iter().map(|backend| backend.recipe.id()));
+        let kinds = Kinds::only(backends.into_iter().map(|backend| backend.recipe.id()));
         self.spares.retain(max_spares, &kinds);
         self.live.retain(&kinds);
     }
@@ -165,7 +158,6 @@ impl ClaudeCli {
     /// Replaces every spare by a new one: the CLI itself was replaced. Processes that serve are not touched.
     pub fn renew(&self) {
         self.live.trust_tools();
-        self.blame.forget();
         self.spares.renew();
     }
 
@@ -203,7 +195,6 @@ pub struct ClaudeCliBackend {
     live: Live,
     features: Arc<ArcSwap<Features>>,
     recipe: Arc<Recipe>,
-    witness: Witness,
     timers: Timers,
     tasks: Tasks,
 }
@@ -241,7 +232,7 @@ impl Backend for ClaudeCliBackend {
         }
         let job = turn::Job::new(self.launch(&request.model), request, caller);
         let turn = turn::Turn::new(job, self.spares.clone(), self.live.clone(), self.timers);
-        answer::run(turn, self.witness.clone(), &self.tasks)
+        answer::run(turn, &self.tasks)
     }
 
     /// Asks the CLI, which looks at the profile only: whether the provider still takes the login is not known.

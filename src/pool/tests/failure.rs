@@ -15,7 +15,6 @@ fn fail(world: &mut World, times: usize, outcome: &Outcome) -> Vec<Effect> {
 fn an_overloaded_provider_cools_nothing_down_but_five_failures_in_a_row_open_the_breaker() {
     let mut world = World::new(1);
     assert!(fail(&mut world, 20, &Outcome::Overloaded).is_empty());
-    assert!(fail(&mut world, 20, &Outcome::BackendBroken).is_empty(), "a CLI that fails everywhere is nobody's fault");
     assert_eq!(world.view("s0").breaker, BreakerView::Closed { failures: 0 });
     assert!(fail(&mut world, 4, &Outcome::Unavailable).is_empty());
     assert_eq!(world.view("s0").status, Status::Available);
@@ -47,6 +46,33 @@ fn the_breaker_lets_one_probe_pass_after_300_seconds_and_two_close_it() {
     // It then takes its load step by step.
     let _two = (world.one_off(), world.one_off());
     assert!(world.acquire(&ask("a")).is_err());
+}
+
+#[test]
+fn what_is_replaced_is_not_blamed_for_what_was_there_before() {
+    let mut world = World::new(2);
+    for _ in 0..2 {
+        // The other one is chosen when one is cut off.
+        fail(&mut world, 5, &Outcome::BackendFailed);
+    }
+    let open = world.view("s1").breaker;
+    assert!(world.acquire(&ask("a")).is_err());
+    let (closed, effects) = world.pool.forget_failures(world.now, ["s0", "unknown"]);
+    assert_eq!(closed, ["s0"]);
+    let cause = "breaker open after failures in a row".to_owned();
+    assert_eq!(effects, [Effect::Recovered { subscription: "s0".into(), cause }]);
+    assert_eq!((world.view("s0").breaker, world.view("s1").breaker), (BreakerView::Closed { failures: 0 }, open));
+    // It serves at once, and takes its load step by step.
+    let grant = world.one_off();
+    assert!(world.acquire(&ask("a")).is_err());
+    world.finish(&grant, Outcome::Completed, 0.0);
+    fail(&mut world, 4, &Outcome::BackendFailed);
+    assert_eq!(world.pool.forget_failures(world.now, ["s0"]), (Vec::new(), Vec::new()));
+    assert_eq!(world.view("s0").breaker, BreakerView::Closed { failures: 0 });
+    // What else keeps it away is not the doing of what was replaced.
+    fail(&mut world, 1, &Outcome::Unauthenticated { detail: "login".to_owned() });
+    world.pool.forget_failures(world.now, ["s0"]);
+    assert_eq!(excluded(&world.view("s0")), Some(Cause::Unauthenticated));
 }
 
 #[test]

@@ -29,8 +29,8 @@ const GONE_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct ToMake {
     pub(super) launch: Arc<Launch>,
-    place: Place,
-    generation: u64,
+    pub(super) place: Place,
+    pub(super) generation: u64,
 }
 
 impl Spares {
@@ -55,14 +55,15 @@ impl Spares {
         let mut newest = true;
         demand.retain(|kind| std::mem::take(&mut newest) || now.duration_since(kind.used) < *idle_timeout);
         ready.retain(|spare| demand.iter().any(|kind| kind.launch == spare.launch));
-        let wanted = demand.iter().take(max_spares.div_ceil(settings.spares_per_kind.max(1))).find(|kind| {
+        let kinds = max_spares.div_ceil(settings.spares_per_kind.max(1));
+        let (rank, wanted) = demand.iter().enumerate().take(kinds).find(|(_, kind)| {
             let ready = ready.iter().filter(|spare| spare.launch == kind.launch).count();
             let have = ready + lent.iter().filter(|launch| **launch == kind.launch).count();
             have < settings.spares_per_kind && kind.not_before.is_none_or(|instant| instant <= now)
         })?;
         let launch = Arc::clone(&wanted.launch);
-        // Where there are enough, one of the kind that was used longest ago goes for it. Those that are lent cannot.
-        let gives_way = if state.spares() < state.max_spares { None } else { Some(state.least_wanted()?) };
+        // Where there are enough, one of a kind that was used longer ago goes for it. Those that are lent cannot.
+        let gives_way = if state.spares() < state.max_spares { None } else { Some(state.less_wanted_than(rank)?) };
         if let Some(place) = self.0.places.try_take() {
             state.made_room_at = None;
             let generation = state.generation;
@@ -73,7 +74,7 @@ impl Spares {
         }
         // A process that nobody waits for makes room, but only for the kind used last, and only if nobody else would
         // get its place. It wakes the maker when it is gone.
-        let is_newest = state.demand.front().is_some_and(|kind| kind.launch == launch);
+        let is_newest = rank == 0;
         let is_on_its_way = state.made_room_at.is_some_and(|instant| now.duration_since(instant) < GONE_LIMIT);
         if !is_newest || is_on_its_way || state.waiting_for_place > 0 {
             return None;
@@ -86,7 +87,7 @@ impl Spares {
         None
     }
 
-    fn put(&self, launch: Arc<Launch>, process: Process, generation: u64) {
+    pub(super) fn put(&self, launch: Arc<Launch>, process: Process, generation: u64) {
         let mut state = self.state();
         if state.closed || state.generation != generation {
             return;

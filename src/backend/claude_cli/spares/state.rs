@@ -84,8 +84,19 @@ impl State {
 
     /// Which of the ready spares has a kind that was used longest ago.
     pub(super) fn least_wanted(&self) -> Option<usize> {
-        let rank = |spare: &Spare| self.demand.iter().position(|kind| kind.launch == spare.launch);
-        (0..self.ready.len()).max_by_key(|index| rank(&self.ready[*index]).unwrap_or(usize::MAX))
+        (0..self.ready.len()).max_by_key(|index| self.rank(*index))
+    }
+
+    /// The same, if that kind was used longer ago than the one at this place of those in demand. Of two that are wanted no
+    /// less than each other neither goes for the other: that would have no end.
+    pub(super) fn less_wanted_than(&self, rank: usize) -> Option<usize> {
+        self.least_wanted().filter(|index| self.rank(*index) > rank)
+    }
+
+    /// The place of a ready spare's kind among those in demand.
+    fn rank(&self, index: usize) -> usize {
+        let rank = self.demand.iter().position(|kind| kind.launch == self.ready[index].launch);
+        rank.unwrap_or(usize::MAX)
     }
 
     /// Takes out the ready spares that are more than there may be, those first whose kind was used longest ago. To be

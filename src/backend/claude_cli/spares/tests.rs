@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::time::sleep;
 
 use super::lent::Lent;
+use super::maker::ToMake;
 use super::*;
 use crate::backend::Caller;
 use crate::backend::claude_cli::key::{Key, Rolling};
@@ -31,11 +32,15 @@ struct Bench {
 
 impl Bench {
     fn new(max_processes: usize, max_spares: usize) -> Self {
+        Self::of_each_kind(1, max_processes, max_spares)
+    }
+
+    fn of_each_kind(spares_per_kind: usize, max_processes: usize, max_spares: usize) -> Self {
         let settings = SpareSettings {
             max_processes,
             max_memory: u64::MAX,
             max_spares,
-            spares_per_kind: 1,
+            spares_per_kind,
             idle_timeout: PATIENCE,
             max_line_bytes: 1024 * 1024,
         };
@@ -69,6 +74,16 @@ impl Bench {
         let id = process.id();
         self.live.reserve(&launch, key()).unwrap().keep(Kept { process, state: Held::default() });
         id
+    }
+
+    /// Does what the maker does, until nothing is to be made. How many it has made.
+    fn make(&self) -> usize {
+        for made in 0..100 {
+            let Some(ToMake { launch, place, generation }) = self.spares.next_to_make() else { return made };
+            let process = self.spares.start_in(&launch, place).unwrap();
+            self.spares.put(launch, process, generation);
+        }
+        panic!("it has no end: {:?}", self.ready());
     }
 
     fn ready(&self) -> Vec<String> {
@@ -200,6 +215,44 @@ async fn one_goes_for_the_kind_used_last_and_not_two() {
     bench.spares.state().note_demand(&bench.kind("new"));
     assert!(bench.spares.next_to_make().is_none(), "it has to be gone first");
     assert!(bench.ready().is_empty());
-    let to_make = until(|| bench.spares.next_to_make()).await;
+    // However long that takes.
+    until(|| (bench.spares.places().taken() == 1).then_some(())).await;
+    let to_make = bench.spares.next_to_make().unwrap();
     assert_eq!((to_make.launch, bench.live.counts().idle), (bench.kind("new"), 1));
+}
+
+/// Neither one of its own kind nor one of a kind that is wanted more goes for a spare.
+#[tokio::test]
+async fn the_maker_comes_to_rest() {
+    for (of_each_kind, max_spares, kinds) in [(2, 1, 1), (2, 1, 3), (2, 3, 2), (3, 16, 6), (1, 2, 3)] {
+        let bench = Bench::of_each_kind(of_each_kind, 64, max_spares);
+        let note = |number: usize| bench.spares.state().note_demand(&bench.kind(&number.to_string()));
+        (0..kinds).for_each(note);
+        assert_eq!(bench.make(), max_spares, "{of_each_kind} of each of {kinds}");
+        // Those used last have all of theirs.
+        let wanted: Vec<_> =
+            (0..kinds).rev().flat_map(|number| vec![number.to_string(); of_each_kind]).take(max_spares).collect();
+        assert_eq!(bench.ready(), wanted);
+        // The one used longest ago is now the one used last: it gets what it lacks, and then there is peace again.
+        note(0);
+        let lacked = of_each_kind.min(max_spares) - wanted.iter().filter(|kind| *kind == "0").count();
+        assert_eq!((bench.make(), bench.ready().len()), (lacked, max_spares));
+    }
+}
+
+#[tokio::test]
+async fn the_maker_comes_to_rest_while_a_spare_is_out() {
+    let bench = Bench::new(64, 2);
+    bench.spare("a").await;
+    bench.spare("c").await;
+    let mut lent = bench.spares.lend(bench.kind("any").kind()).unwrap();
+    assert_eq!(bench.ready(), ["a"], "the youngest is lent");
+    for model in ["a", "b"] {
+        bench.spares.state().note_demand(&bench.kind(model));
+    }
+    // The one that is out cannot give way, and the one for which it should does not take turns with the other.
+    assert_eq!((bench.make(), bench.ready()), (1, vec!["b".to_owned()]));
+    lent.is_clean();
+    drop(lent);
+    assert_eq!((bench.make(), bench.ready()), (1, vec!["b".to_owned(), "a".to_owned()]));
 }
