@@ -61,7 +61,7 @@ pub(super) struct Lists {
     /// long. Each is held, so that no other can be given its address.
     seen: HashMap<usize, (Arc<Only>, u16)>,
     /// By their numbers, from 1 on.
-    lists: Vec<BTreeSet<Arc<str>>>,
+    by_number: Vec<BTreeSet<Arc<str>>>,
 }
 
 impl Lists {
@@ -83,15 +83,15 @@ impl Lists {
 
     fn add(&mut self, listed: &BTreeSet<Arc<str>>) -> u16 {
         // Beyond what a number can tell nobody is limited here: the next request of the session sees to it.
-        let Ok(number) = u16::try_from(self.lists.len() + 1) else { return 0 };
+        let Ok(number) = u16::try_from(self.by_number.len() + 1) else { return 0 };
         self.numbers.insert(listed.clone(), number);
-        self.lists.push(listed.clone());
+        self.by_number.push(listed.clone());
         number
     }
 
     /// Whether a session with this number may be given to `subscription`.
     pub(super) fn admit(&self, number: u16, subscription: &str) -> bool {
-        let listed = usize::from(number).checked_sub(1).and_then(|index| self.lists.get(index));
+        let listed = usize::from(number).checked_sub(1).and_then(|index| self.by_number.get(index));
         listed.is_none_or(|listed| listed.contains(subscription))
     }
 }
