@@ -104,7 +104,6 @@ async fn join(target: &mut Target, old: &Config, file: &Config) -> Config {
 async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     let backends = target.profiles.backends(new);
     if old.claude.command != new.claude.command {
-        forget_failures(target, new);
         // Another build can mean other models by the same alias.
         target.facts = parts::cli_facts(&backends).await;
     }
@@ -121,6 +120,9 @@ async fn take_over(target: &mut Target, old: &Config, new: &Config) {
     target.profiles.claude.set_max_spawns(parts::max_spawns(new));
     target.profiles.claude.set_idle_timeout(new.claude.keep_idle);
     target.pool.with(|pool, now| ((), pool.apply(now, parts::pool_settings(new))));
+    if old.claude.command != new.claude.command {
+        forget_failures(target, new);
+    }
     target.gateway.clients().apply(super::clients::rules(new));
     let is_locked = target.registry.hides_keys(new);
     target.server.store(Arc::new(parts::server_settings(new, is_locked)));

@@ -48,7 +48,8 @@ impl Bench {
             max_line_bytes: 16 * 1024 * 1024,
         };
         let bench = Self { claude: ClaudeCli::new(limits, &tasks), tasks, home: tempfile::tempdir().unwrap() };
-        for folder in ["workspace", "tmp", ".claude-a"] {
+        // The folder that they run in is made by the first one.
+        for folder in ["tmp", ".claude-a"] {
             fs::create_dir(bench.at(folder)).unwrap();
         }
         bench
