@@ -85,7 +85,7 @@ impl Store {
     /// of that one. Returns how many there were.
     pub async fn resolve_alerts(
         &self,
-        account: Option<&str>,
+        account: &str,
         kind: &str,
         threshold: Option<f64>,
         at: Timestamp,
@@ -177,13 +177,9 @@ pub(super) fn insert(alert: &Alert) -> Sql {
     sql
 }
 
-pub(super) fn resolve(account: Option<&str>, kind: &str, threshold: Option<f64>, at: Timestamp) -> Sql {
+pub(super) fn resolve(account: &str, kind: &str, threshold: Option<f64>, at: Timestamp) -> Sql {
     let mut sql = Sql::new("UPDATE quota_alerts SET resolved_at = ");
-    sql.bind(at).push(" WHERE resolved_at IS NULL AND kind = ").bind(kind);
-    match account {
-        Some(account) => sql.push(" AND account = ").bind(account),
-        None => sql.push(" AND account IS NULL"),
-    };
+    sql.bind(at).push(" WHERE resolved_at IS NULL AND kind = ").bind(kind).push(" AND account = ").bind(account);
     if let Some(threshold) = threshold {
         sql.push(" AND ABS(threshold - ").bind(Some(threshold)).push(") <= ").bind(Some(ROUNDING));
     }

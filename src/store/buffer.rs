@@ -200,9 +200,7 @@ impl Batch {
         statements.extend(self.states.iter().map(remembered::put_state));
         statements.extend(self.alerts.iter().map(|change| match change {
             AlertChange::Raised(raised) => alert::insert(raised),
-            AlertChange::Resolved { account, kind, threshold, at } => {
-                alert::resolve(Some(account), kind, *threshold, *at)
-            }
+            AlertChange::Resolved { account, kind, threshold, at } => alert::resolve(account, kind, *threshold, *at),
             AlertChange::Closed { id, at } => alert::close(std::slice::from_ref(id), *at),
         }));
         statements

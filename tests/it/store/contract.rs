@@ -301,11 +301,11 @@ async fn alerts_are_resolved_once(bench: Bench) {
         1
     );
 
-    assert_eq!(store.resolve_alerts(Some("sub1"), "limit_reached", None, second(9)).await.unwrap(), 1);
-    assert_eq!(store.resolve_alerts(Some("sub1"), "limit_reached", None, second(10)).await.unwrap(), 0);
+    assert_eq!(store.resolve_alerts("sub1", "limit_reached", None, second(9)).await.unwrap(), 1);
+    assert_eq!(store.resolve_alerts("sub1", "limit_reached", None, second(10)).await.unwrap(), 0);
     // One that was raised later is another one.
     store.add_alerts(&[alert(Some("sub1"), "limit_reached", 20)]).await.unwrap();
-    assert_eq!(store.resolve_alerts(Some("sub1"), "limit_reached", None, second(15)).await.unwrap(), 0);
+    assert_eq!(store.resolve_alerts("sub1", "limit_reached", None, second(15)).await.unwrap(), 0);
     let over = list(AlertFilter { resolved: Some(true), ..AlertFilter::default() }).await;
     assert_eq!(over, [Alert { resolved_at: Some(second(9)), ..first.clone() }]);
     assert_eq!(
@@ -329,7 +329,7 @@ async fn alerts_are_resolved_once(bench: Bench) {
     // The end of one share of a week says nothing of another.
     let share = |threshold, at| Alert { threshold: Some(threshold), ..alert(Some("sub2"), "quota_alert", at) };
     store.add_alerts(&[share(80.0, 30), share(95.0, 31)]).await.unwrap();
-    assert_eq!(store.resolve_alerts(Some("sub2"), "quota_alert", Some(95.0), second(40)).await.unwrap(), 1);
+    assert_eq!(store.resolve_alerts("sub2", "quota_alert", Some(95.0), second(40)).await.unwrap(), 1);
     let open = AlertFilter { resolved: Some(false), account: Some("sub2".into()), ..AlertFilter::default() };
     let left = list(open.clone()).await;
     assert_eq!(left.iter().map(|alert| alert.threshold).collect::<Vec<_>>(), [Some(80.0)]);
